@@ -1,0 +1,52 @@
+"""The part of the build that a table cannot say: the package-dir mapping and the optional kernel.
+
+`CDCFLOW_BUILD_EXT` decides about the compiled kernel: `auto` (default) builds it when a compiler is
+there and goes on without it when not, `yes` makes its absence an error, `no` never tries.
+"""
+
+import os
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+
+WANTED = os.environ.get("CDCFLOW_BUILD_EXT", "auto").lower()
+if WANTED not in ("auto", "yes", "no"):
+    raise SystemExit(f"CDCFLOW_BUILD_EXT must be auto, yes or no, found {WANTED!r}")
+
+
+def extensions() -> list[Extension]:
+    if WANTED == "no":
+        return []
+    kernel = Extension(
+        "cdcflow.decode._kernel",
+        ["src/cdcflow/decode/_kernel.pyx"],
+        extra_compile_args=["-O3"],
+        optional=WANTED == "auto",
+    )
+    try:
+        from Cython.Build import cythonize
+    except ImportError:
+        if WANTED == "yes":
+            raise
+        return []
+    built: list[Extension] = cythonize([kernel], language_level=3)
+    return built
+
+
+def mapped(prefix: str, folder: str) -> list[str]:
+    """`folder` and the packages below it, under the import name `prefix`."""
+    below = find_packages(folder)
+    return [prefix, *(f"{prefix}.{name}" for name in below)]
+
+
+Path("build").mkdir(exist_ok=True)
+setup(
+    packages=[*find_packages("src"), *mapped("cdcflow_sinks", "sinks"), "cdcflow.sql"],
+    package_dir={"": "src", "cdcflow_sinks": "sinks", "cdcflow.sql": "sql"},
+    package_data={
+        "cdcflow": ["py.typed", "**/*.typed"],
+        "cdcflow_sinks": ["py.typed"],
+        "cdcflow.sql": ["*.sql"],
+    },
+    ext_modules=extensions(),
+)

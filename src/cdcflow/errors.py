@@ -1,0 +1,109 @@
+"""Every exception that cdcflow raises on purpose, and the exit code that each one ends a command with.
+
+    CdcflowError                 1  failed while running
+    ├── ConfigurationError       2  the configuration is wrong
+    ├── EnvironmentFault         3  something outside is wrong: server, disk, privileges
+    │   ├── SourceError             the database does not let us capture (remedy in the message)
+    │   │   └── SourceUnavailable      not now: worth trying again by itself
+    │   └── JournalError            the journal cannot be used as it is
+    │       ├── JournalDamaged      a frame fails its checksum, away from the torn tail
+    │       └── JournalFull         no space is left: nothing was stored, the same append can be repeated
+    ├── DecodeError              1  bytes that are not pgoutput
+    └── DeliveryError            1  what a sink raises
+        ├── Transient               try the same batch again later
+        ├── Permanent               trying again cannot help: the flow needs attention
+        └── Rejected                these rows, and only these, are refused for good
+
+A message is one sentence in lower case: what, where, what was found, what to do. It never holds a
+row's values or a secret. `hint` is the remedy, printed on a line of its own.
+"""
+
+from collections.abc import Mapping
+
+
+class CdcflowError(Exception):
+    """Base of the tree. `hint` says what to do next, or is empty."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigurationError(CdcflowError):
+    """What the user wrote is wrong. Names file, line and key where they are known."""
+
+    exit_code = 2
+
+
+class EnvironmentFault(CdcflowError):
+    """The world around cdcflow is not as it must be: a server, a disk, a privilege."""
+
+    exit_code = 3
+
+
+class SourceError(EnvironmentFault):
+    """The database cannot be captured as it is; the hint is the remedy."""
+
+
+class SourceUnavailable(SourceError):
+    """The database cannot be reached or is busy now; the same attempt may succeed later."""
+
+
+class JournalError(EnvironmentFault):
+    """The journal cannot be opened, read or written."""
+
+
+class JournalDamaged(JournalError):
+    """A frame that is not the torn tail fails its checks. Names the segment and the place in it."""
+
+
+class JournalFull(JournalError):
+    """The disk or a quota is full. What could not be stored whole was cut off again, so the same call may
+    be repeated when there is room."""
+
+
+class DecodeError(CdcflowError):
+    """The bytes of a message are not pgoutput.
+
+    `offset` is the byte offset in the message at which reading stopped.
+    """
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(f"{message} (at byte {offset})")
+        self.reason = message
+        self.offset = offset
+
+    def __reduce__(self) -> tuple[type["DecodeError"], tuple[str, int]]:
+        return (DecodeError, (self.reason, self.offset))
+
+
+class DeliveryError(CdcflowError):
+    """Base of what `Sink.write` may raise."""
+
+
+class Transient(DeliveryError):
+    """The destination could not take the batch now; the same batch may go through later.
+
+    `retry_after` is the destination's own wish in seconds, or None where it has none.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class Permanent(DeliveryError):
+    """No retry of this batch can succeed until a person changes something."""
+
+
+class Rejected(DeliveryError):
+    """Single rows are refused for good; every other row of the batch is durable at the destination.
+
+    `rows` maps the row's index in the batch (`Change.index`) to the reason.
+    """
+
+    def __init__(self, rows: Mapping[int, str]) -> None:
+        super().__init__(f"{len(rows)} change(s) refused")
+        self.rows = dict(rows)

@@ -1,0 +1,42 @@
+"""The words of the domain as values. Imports nothing of ours but the exceptions and does no I/O."""
+
+from cdcflow.model.batch import (
+    META,
+    TRUNCATE_CASCADE,
+    TRUNCATE_RESTART_IDENTITY,
+    UNCHANGED,
+    Batch,
+    Change,
+    Group,
+    Op,
+    Unchanged,
+    Value,
+    concat,
+    group_schema,
+    join,
+)
+from cdcflow.model.position import ORIGIN, Position, format_lsn, parse_lsn
+from cdcflow.model.relation import Column, Relation, ReplicaIdentity
+
+__all__ = [
+    "META",
+    "ORIGIN",
+    "TRUNCATE_CASCADE",
+    "TRUNCATE_RESTART_IDENTITY",
+    "UNCHANGED",
+    "Batch",
+    "Change",
+    "Column",
+    "Group",
+    "Op",
+    "Position",
+    "Relation",
+    "ReplicaIdentity",
+    "Unchanged",
+    "Value",
+    "concat",
+    "format_lsn",
+    "group_schema",
+    "join",
+    "parse_lsn",
+]

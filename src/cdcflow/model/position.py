@@ -1,0 +1,45 @@
+"""Places in the source's history: LSNs and positions. A position is the only identity of a change."""
+
+from typing import NamedTuple, Self
+
+
+class Position(NamedTuple):
+    """`(commit_lsn, ordinal)`: a transaction's place in commit order and a change's place in it.
+
+    `commit_lsn` is the LSN of the commit record, which the Begin message already announces, so that a
+    huge transaction can be journaled while it arrives. Positions are unique and compare in delivery
+    order. Rows read by a backfill stand at the byte before the snapshot's consistent point, where no
+    commit record can start (records are 8-byte aligned), hence before everything the stream brings.
+
+    `ordinal` counts from 1. It is never a row's own LSN: two changes may share one, and later
+    transactions carry lower ones.
+    """
+
+    commit_lsn: int
+    ordinal: int
+
+    def __str__(self) -> str:
+        return f"{format_lsn(self.commit_lsn)}:{self.ordinal}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads what `str` writes: `1A/2B3C:7`. Raises ValueError for anything else."""
+        lsn, _, ordinal = text.partition(":")
+        return cls(parse_lsn(lsn), int(ordinal))
+
+
+#: Before every change.
+ORIGIN = Position(0, 0)
+
+
+def format_lsn(lsn: int) -> str:
+    """Postgres' way of writing an LSN: two hexadecimal halves, `16/B374D848`."""
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+def parse_lsn(text: str) -> int:
+    """The 64-bit number of `16/B374D848`. Raises ValueError when the text is no LSN."""
+    high, slash, low = text.partition("/")
+    if not slash or not 1 <= len(high) <= 8 or not 1 <= len(low) <= 8:
+        raise ValueError(f"not an LSN: {text!r}")
+    return int(high, 16) << 32 | int(low, 16)
