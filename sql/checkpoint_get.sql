@@ -1,0 +1,4 @@
+-- SQLite. One flow's checkpoint.
+SELECT journal_offset, position, updated
+FROM checkpoint
+WHERE flow = ?;

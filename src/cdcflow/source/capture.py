@@ -1,0 +1,381 @@
+"""Capture: the replication stream, decoded, into the journal, each change exactly once and in order.
+
+Two threads: this one reads the socket, decodes and answers the server; the appender writes and fsyncs.
+The slot is confirmed up to what is fsynced and no further, and status updates go out on time whatever
+the disk or the flows do.
+"""
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cdcflow.decode import Decoder
+from cdcflow.errors import SourceError, SourceUnavailable
+from cdcflow.journal import Identity, Writer
+from cdcflow.model import format_lsn
+from cdcflow.source import catalog
+from cdcflow.source.acknowledge import PROGRESS_INTERVAL, Acknowledger, Say
+from cdcflow.source.appender import Appender, Retention, Waker
+from cdcflow.source.backfill import copy_tables
+from cdcflow.source.connection import connect
+from cdcflow.source.monitor import Monitor
+from cdcflow.source.stream import Stream
+
+#: A batch goes to the journal when it holds this much, or as soon as the socket is drained and the
+#: journal idle. Large enough to spread the cost of a frame, small enough for a flat memory.
+BATCH_ROWS = 16_384
+BATCH_BYTES = 4 << 20
+#: Reconnecting: first and longest pause in seconds. Random within, so that many engines do not march.
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 10.0
+#: Seconds to wait for a predecessor that is just going away to let go of the journal or the slot.
+HANDOVER = 10.0
+REPORT_INTERVAL = 0.5
+
+
+@dataclass(frozen=True)
+class CaptureSettings:
+    """What capture must know; the engine fills it from the configuration."""
+
+    dsn: str = field(repr=False)
+    slot: str
+    publication: str
+    journal: Path
+    backfill: bool = True
+    #: Confirm the slot only behind every flow's checkpoint, instead of behind the journal's fsync.
+    confirm_delivered: bool = False
+    segment_bytes: int = 128 << 20
+    retention: Retention = field(default_factory=Retention)
+
+
+class Capture:
+    """One run of capture. `run` returns after `stop`, or raises what no retry can mend.
+
+    `report` gets a plain dictionary of figures from the capturing thread, twice a second and when the
+    state changes.
+    """
+
+    def __init__(self, settings: CaptureSettings, report: Callable[[Mapping[str, Any]], None]) -> None:
+        self._settings = settings
+        self._report = report
+        self._stop = threading.Event()
+        self._waker = Waker()
+        self._writer: Writer | None = None
+        self._appender: Appender | None = None
+        self._monitor = Monitor(settings.dsn, settings.slot)
+        self._state = "connecting"
+        self._error: str | None = None
+        self._changes = 0
+        self._bytes = 0
+        self._received = 0
+        self._confirmed = 0
+        self._last_commit_time: int | None = None
+        self._backfill: dict[str, Any] | None = None
+        self._delivered = 0
+        self._safe = 0
+        #: (journal offset, LSN that may be confirmed once every flow has passed it)
+        self._steps: deque[tuple[int, int]] = deque()
+        self._next_report = 0.0
+
+    def stop(self) -> None:
+        """Ends `run` soon, after what was decoded is durable and confirmed. From any thread."""
+        self._stop.set()
+        self._waker.wake()
+
+    def delivered(self, offset: int) -> None:
+        """The least checkpoint of all active flows: what lies below may be removed. From any thread."""
+        self._delivered = offset
+        if self._appender is not None:
+            self._appender.keep_from = offset
+
+    def run(self) -> None:
+        pause = FIRST_PAUSE
+        self._monitor.start()
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._session()
+                    pause = FIRST_PAUSE
+                except SourceUnavailable as error:
+                    if self._state == "streaming":
+                        pause = FIRST_PAUSE
+                    self._tell("connecting", str(error))
+                    self._stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+                    pause = min(pause * 2, LONGEST_PAUSE)
+        finally:
+            self._monitor.stop()
+            self._close_journal()
+            self._tell("stopped", self._error)
+            self._waker.close()
+
+    # One connection, from finding out where we are to its end.
+
+    def _session(self) -> None:
+        self._tell("connecting", self._error)
+        with connect(self._settings.dsn, purpose="capture start") as connection:
+            server = catalog.identity(connection)
+            slot = catalog.slot(connection, self._settings.slot)
+            published = catalog.publication(connection, self._settings.publication)
+            flushed = catalog.flushed_lsn(connection)
+            timeout = catalog.wal_sender_timeout(connection)
+        if published is None:
+            raise SourceError(
+                f"the publication {self._settings.publication!r} does not exist in the database"
+                f" {server.database!r}",
+                hint="run `cdcflow setup`; a slot that has streamed without its publication may have to be"
+                " made anew too",
+            )
+        identity = Identity(
+            system_identifier=server.system_identifier,
+            timeline=server.timeline,
+            database=server.database,
+            slot=self._settings.slot,
+            publication=self._settings.publication,
+        )
+        writer = self._open_journal(identity)
+        reached = writer.tail.committed if self._appender is None else self._durable_end()
+        self._check_slot(slot, flushed, reached)
+        assert slot is not None
+        if not reached:
+            self._begin(writer, slot)
+        if self._stop.is_set():
+            return
+        appender = self._start_appender(writer)
+        stream = self._start_stream(appender)
+        try:
+            self._stream(stream, Decoder(appender.tail.last), appender, timeout)
+        finally:
+            stream.close()
+
+    def _durable_end(self) -> int:
+        """Waits until what came before the connection broke is durable."""
+        assert self._appender is not None
+        if not self._appender.drain(HANDOVER):
+            raise SourceUnavailable("the journal still writes what came before the connection broke")
+        return self._appender.tail.committed
+
+    def _open_journal(self, identity: Identity) -> Writer:
+        if self._writer is None:
+            self._writer = Writer.open(
+                self._settings.journal,
+                identity,
+                segment_bytes=self._settings.segment_bytes,
+                lock_timeout=HANDOVER,
+            )
+        elif self._writer.identity != identity:
+            raise SourceError(
+                "the database behind the DSN is another one than before the connection broke",
+                hint="point the DSN back at the database that the journal was made from",
+            )
+        return self._writer
+
+    def _start_appender(self, writer: Writer) -> Appender:
+        """From here on the writer is the appender's."""
+        if self._appender is None:
+            self._appender = Appender(writer, self._settings.retention, self._waker.wake)
+            self._appender.keep_from = self._delivered
+        return self._appender
+
+    def _close_journal(self) -> None:
+        if self._appender is not None:
+            self._appender.close()
+        elif self._writer is not None:
+            self._writer.close()
+        self._appender = self._writer = None
+
+    def _check_slot(self, slot: catalog.Slot | None, flushed: int, reached: int) -> None:
+        """A slot that cannot bring everything since the journal's end stops capture: nothing is skipped.
+
+        `flushed` is where the server's WAL ends, `reached` where the journal does (0: it is empty).
+        """
+        name = self._settings.slot
+        if slot is None:
+            raise SourceError(
+                f"the replication slot {name!r} does not exist",
+                hint="run `cdcflow setup`"
+                + (
+                    "; what was committed since the journal's end is lost to it, so start a new journal with"
+                    " a backfill"
+                    if reached
+                    else ""
+                ),
+            )
+        if slot.wal_status == "lost" or slot.invalidation_reason:
+            raise SourceError(
+                f"the replication slot {name!r} is lost ({slot.invalidation_reason or 'wal_removed'}): the"
+                " server has removed WAL that was not yet read",
+                hint="`cdcflow teardown --yes`, move the journal away, `cdcflow setup` and `cdcflow run`: the"
+                " backfill reads everything anew",
+            )
+        if reached and slot.confirmed_flush_lsn is not None and slot.confirmed_flush_lsn > reached:
+            raise SourceError(
+                f"the replication slot {name!r} is ahead of the journal: confirmed"
+                f" {format_lsn(slot.confirmed_flush_lsn)}, the journal ends at {format_lsn(reached)}",
+                hint="somebody has advanced or made the slot anew, or the journal is an old copy; start a new"
+                " journal with a backfill, or restore the newer journal",
+            )
+        if reached > flushed:
+            raise SourceError(
+                f"the database is behind the journal: its WAL ends at {format_lsn(flushed)}, the journal at"
+                f" {format_lsn(reached)}",
+                hint="the database was restored from a backup, or a standby was promoted that had not"
+                " received everything; start a new journal with a backfill",
+            )
+
+    def _begin(self, writer: Writer, slot: catalog.Slot) -> None:
+        """The journal's first entry: the existing rows, or at least the place where the stream begins."""
+        if self._settings.backfill:
+            try:
+                copy_tables(
+                    self._settings.dsn,
+                    publication=self._settings.publication,
+                    slot=self._settings.slot,
+                    writer=writer,
+                    progress=self._backfill_progress,
+                    stopping=self._stop.is_set,
+                )
+            finally:
+                self._backfill = None
+                if writer.backfill == "pending":
+                    # Opened anew, the journal has nothing of the unfinished backfill.
+                    self._close_journal()
+        elif slot.confirmed_flush_lsn:
+            writer.progress(slot.confirmed_flush_lsn, time.time_ns() // 1000)
+            writer.sync()
+        else:
+            raise SourceUnavailable(f"the replication slot {slot.name!r} has no position yet")
+
+    def _backfill_progress(self, figures: Mapping[str, Any]) -> None:
+        self._backfill = dict(figures)
+        self._tell("backfilling", None, force=False)
+
+    def _start_stream(self, appender: Appender) -> Stream:
+        """Starts streaming; a slot that a dying predecessor still holds is waited for."""
+        deadline = time.monotonic() + HANDOVER
+        while True:
+            try:
+                return Stream.start(
+                    self._settings.dsn,
+                    slot=self._settings.slot,
+                    publications=[self._settings.publication],
+                    position=appender.tail.committed,
+                )
+            except SourceUnavailable:
+                if time.monotonic() > deadline or self._stop.wait(0.1):
+                    raise
+
+    # The loop that must never wait for anything but the server.
+
+    def _stream(self, stream: Stream, decoder: Decoder, appender: Appender, timeout: float | None) -> None:
+        stream.also_wake_on(self._waker.fileno())
+        talk = Acknowledger(time.monotonic(), timeout)
+        noted = 0.0
+        self._tell("streaming", None)
+        while True:
+            self._waker.clear()
+            stopping = self._stop.is_set()
+            reading = appender.room and not decoder.sealed and not stopping
+            frames = stream.read() if reading else []
+            now = time.monotonic()
+            if frames:
+                decoder.feed(frames)
+                self._bytes += sum(map(len, frames))
+            if frames or not reading:
+                talk.heard(now)  # while we do not read, silence says nothing about the server
+            self._hand_over(decoder, appender, drained=not frames)
+            appender.check()
+            self._received = max(decoder.wal_end, decoder.committed)
+            if self._nothing_in_flight(decoder, appender) and self._received > appender.tail.committed:
+                # All that came is durable, so the WAL up to the server's last word holds nothing more
+                # for us. The journal notes it first: the slot must never be ahead of the journal.
+                if decoder.reply_requested:
+                    talk.owe(self._received)  # a server that shuts down waits for this
+                if decoder.reply_requested or now - noted >= PROGRESS_INTERVAL:
+                    appender.progress(self._received)
+                    noted = now
+            durable = self._confirmable(appender)
+            what = talk.decide(now, durable=durable, requested=decoder.reply_requested)
+            if stopping and appender.idle:
+                stream.status(received=self._received, durable=durable)
+                return
+            if what is not Say.NOTHING:
+                stream.status(received=self._received, durable=durable, ask=what is Say.ASK)
+                decoder.reply_requested = False
+                talk.said(now, what, durable)
+            if talk.lost(now):
+                raise SourceUnavailable("the server has not said anything for too long")
+            self._confirmed = durable
+            self._tell("waiting for disk" if appender.disk_full else "streaming", None, force=False)
+            if not frames:
+                pause = min(talk.due(now), REPORT_INTERVAL, PROGRESS_INTERVAL)
+                stream.wait(pause, reading=reading)
+
+    def _hand_over(self, decoder: Decoder, appender: Appender, *, drained: bool) -> None:
+        """Gives the journal what is worth a frame: what is full, or all there is when it has time.
+
+        Batches so grow with the backlog by themselves: while the journal writes one, the next one fills.
+        """
+        while appender.room:
+            full = decoder.sealed or decoder.rows >= BATCH_ROWS or decoder.nbytes >= BATCH_BYTES
+            ready = decoder.rows and drained and appender.idle and not decoder.in_transaction
+            if not (full or ready):
+                return
+            batch = decoder.take()
+            if batch is None:
+                return
+            self._changes += batch.count
+            self._last_commit_time = batch.last_commit_time or self._last_commit_time
+            appender.put(batch)
+
+    @staticmethod
+    def _nothing_in_flight(decoder: Decoder, appender: Appender) -> bool:
+        return not (decoder.in_transaction or decoder.rows or decoder.sealed) and appender.idle
+
+    def _confirmable(self, appender: Appender) -> int:
+        """How far the slot may be confirmed: the fsync, or the slowest flow where it is asked for."""
+        tail = appender.tail
+        if not self._settings.confirm_delivered:
+            return tail.committed
+        if not self._steps or self._steps[-1] != (tail.offset, tail.committed):
+            if self._steps and self._steps[-1][0] == tail.offset:
+                self._steps.pop()
+            self._steps.append((tail.offset, tail.committed))
+        while self._steps and self._steps[0][0] <= self._delivered:
+            self._safe = self._steps.popleft()[1]
+        return self._safe
+
+    def _tell(self, state: str, error: str | None, *, force: bool = True) -> None:
+        now = time.monotonic()
+        if not force and state == self._state and now < self._next_report:
+            return
+        self._state, self._error = state, error
+        self._next_report = now + REPORT_INTERVAL
+        server = self._monitor.latest if state != "connecting" else None
+        appender = self._appender
+        lag = None
+        if server is not None and appender is not None:
+            lag = max(server.current_lsn - appender.tail.committed, 0)
+        self._report(
+            {
+                "state": state,
+                "error": error,
+                "slot": self._settings.slot,
+                "publication": self._settings.publication,
+                "received_lsn": format_lsn(self._received) if self._received else None,
+                "confirmed_lsn": format_lsn(self._confirmed) if self._confirmed else None,
+                "server_lsn": format_lsn(server.current_lsn) if server else None,
+                "retained_bytes": server.retained_bytes if server else None,
+                "wal_status": server.wal_status if server else None,
+                "lag_bytes": lag,
+                "journal": None if appender is None else {"offset": appender.tail.offset},
+                "changes": self._changes,
+                "bytes": self._bytes,
+                "last_commit_time": self._last_commit_time,
+                "backfill": self._backfill,
+            }
+        )

@@ -1,0 +1,369 @@
+"""What the catalog's facts mean for capture: findings with remedies. Pure, so that each rule is a function
+of values and the same facts always get the same words."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from cdcflow.model.finding import Finding
+from cdcflow.source.catalog import Identity, Publication, Selection, Server, Slot, Table
+from cdcflow.source.connection import quote_identifier, quote_literal
+from cdcflow.source.statements import (
+    add_tables,
+    create_publication,
+    create_slot,
+    full_identity,
+    publish_via_root,
+)
+
+#: The first major version whose pg_publication_tables has the published columns and row filters, which
+#: the backfill must read the same way as the stream.
+OLDEST = 15
+#: The plugin that speaks the protocol we decode.
+PLUGIN = "pgoutput"
+#: Milliseconds. A third of it is how often the server must hear from us; below this, a pause of the
+#: machine is enough to lose the connection.
+SHORT_TIMEOUT_MS = 5_000
+#: What our own connections call themselves.
+OURS = "cdcflow "
+#: Names in a message before it says how many more there are.
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """The facts, as `cdcflow.source.catalog` reads them.
+
+    `slot_user` is the application_name of who streams from the slot, None where nobody does or we may
+    not know.
+    """
+
+    patterns: tuple[str, ...]
+    publication_name: str
+    slot_name: str
+    identity: Identity
+    server: Server
+    selection: Selection
+    publication: Publication | None
+    slot: Slot | None
+    slot_user: str | None
+
+
+def judge(situation: Situation) -> list[Finding]:
+    """All findings, in the order in which a person would mend them."""
+    return [
+        *_server(situation),
+        *_capacity(situation),
+        *_role(situation),
+        *_selection(situation),
+        *_privileges(situation),
+        *_publication(situation),
+        *_replica_identity(situation),
+        *_slot(situation),
+    ]
+
+
+def names(items: Iterable[str]) -> str:
+    """The first few of a list, and how many more there are."""
+    known = list(items)
+    more = len(known) - SHOWN
+    return ", ".join(known[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _server(situation: Situation) -> Iterator[Finding]:
+    identity, server = situation.identity, situation.server
+    major, minor = divmod(identity.version, 10_000)
+    yield Finding(
+        "ok", "server", f"PostgreSQL {major}.{minor}, database {identity.database}, as {server.role}"
+    )
+    if identity.in_recovery:
+        yield Finding(
+            "error",
+            "server",
+            "the server is a standby, where neither publication nor slot can be made",
+            "point source.dsn at the primary; with several hosts add target_session_attrs=read-write",
+        )
+    if server.wal_level != "logical":
+        yield Finding(
+            "error",
+            "wal_level",
+            f"wal_level is {server.wal_level}, and must be logical",
+            "run this as a superuser and restart the server (Amazon RDS: rds.logical_replication = 1,"
+            " Google Cloud SQL: cloudsql.logical_decoding = on)",
+            "ALTER SYSTEM SET wal_level = 'logical';",
+        )
+    if 0 < server.wal_sender_timeout_ms < SHORT_TIMEOUT_MS:
+        yield Finding(
+            "warning",
+            "wal_sender_timeout",
+            f"wal_sender_timeout is {server.wal_sender_timeout_ms} ms: short pauses will end the stream",
+            "set it to a minute, the default",
+            f"ALTER ROLE {quote_identifier(server.role)} SET wal_sender_timeout = '60s';",
+        )
+
+
+def _capacity(situation: Situation) -> Iterator[Finding]:
+    server, slot = situation.server, situation.slot
+    free = server.max_slots - server.used_slots
+    used = f"{server.used_slots} of max_replication_slots = {server.max_slots} are in use"
+    remedy = "drop a slot that nobody needs, or raise max_replication_slots and restart the server"
+    if slot is None and free < 1:
+        yield Finding("error", "slots", f"no replication slot is free: {used}", remedy)
+    elif free < (1 if slot else 2):
+        yield Finding(
+            "warning", "slots", f"the backfill needs one more slot while it runs, and {used}", remedy
+        )
+    active = slot is not None and slot.active_pid is not None
+    if not active and server.max_senders - server.used_senders < 1:
+        yield Finding(
+            "error",
+            "wal senders",
+            f"no WAL sender is free: {server.used_senders} of max_wal_senders = {server.max_senders} are in use",
+            "end a replication connection that nobody needs, or raise max_wal_senders and restart the server",
+        )
+
+
+def _role(situation: Situation) -> Iterator[Finding]:
+    server = situation.server
+    if not server.may_replicate:
+        yield Finding(
+            "error",
+            "role",
+            f"the role {server.role} lacks the REPLICATION privilege",
+            "run this as a superuser (Amazon RDS: GRANT rds_replication TO the role)",
+            f"ALTER ROLE {quote_identifier(server.role)} REPLICATION;",
+        )
+
+
+def _selection(situation: Situation) -> Iterator[Finding]:
+    selection = situation.selection
+    for pattern in selection.unmatched:
+        excludes = pattern.startswith("!")
+        yield Finding(
+            "warning" if excludes else "error",
+            "tables",
+            f"the pattern {pattern!r} {'excludes nothing' if excludes else 'fits no table'}"
+            f" of the database {situation.identity.database}",
+            "correct source.tables: names are compared as the catalog holds them, and a name without a dot"
+            " means the schema public",
+        )
+    if selection.tables:
+        rows = sum(table.estimated_rows for table in selection.tables)
+        size = sum(table.estimated_bytes for table in selection.tables) / 1e6
+        yield Finding(
+            "ok", "tables", f"{len(selection.tables)} tables, about {rows:,} rows and {size:,.0f} MB"
+        )
+    elif all(pattern.startswith("!") for pattern in selection.unmatched):
+        yield Finding(
+            "error",
+            "tables",
+            f"no table is left of {', '.join(situation.patterns) or 'an empty source.tables'}",
+            "add a pattern such as public.* to source.tables",
+        )
+
+
+def _privileges(situation: Situation) -> Iterator[Finding]:
+    server, publication = situation.server, situation.publication
+    role = quote_identifier(server.role)
+    members = publication.by_name if publication else {}
+
+    def unreadable(table: Table) -> bool:
+        member = members.get((table.schema, table.name))
+        if member is None:
+            return bool(table.unreadable_columns)
+        return not set(member.columns).isdisjoint(table.unreadable_columns)
+
+    closed = {t.schema: t for t in situation.selection.tables if not t.schema_usable}
+    refused = [table for table in situation.selection.tables if unreadable(table)]
+    if closed or refused:
+        grants = [f"GRANT USAGE ON SCHEMA {quote_identifier(schema)} TO {role};" for schema in closed]
+        if refused:
+            grants.append(f"GRANT SELECT ON {', '.join(table.quoted for table in refused)} TO {role};")
+        of = names(t.qualified for t in refused) or f"anything in {names(closed)}"
+        yield Finding(
+            "error",
+            "privileges",
+            f"the role {server.role} may not read {of}, so the backfill would fail",
+            "run this as the owner of the tables",
+            "\n".join(grants),
+        )
+    filtered = [t for t in situation.selection.tables if t.filtered_by_policies]
+    if filtered and not server.bypasses_rls:
+        yield Finding(
+            "warning",
+            "row-level security",
+            f"policies hide rows of {names(t.qualified for t in filtered)} from the role {server.role}:"
+            " the backfill will stop there instead of missing rows",
+            "let the role bypass row-level security; the stream is not affected by it",
+            f"ALTER ROLE {role} BYPASSRLS;",
+        )
+
+
+def _publication(situation: Situation) -> Iterator[Finding]:
+    publication, tables = situation.publication, situation.selection.tables
+    name = situation.publication_name
+    if publication is None:
+        yield Finding(
+            "error",
+            "publication",
+            f"the publication {name} does not exist in the database {situation.identity.database}",
+            "run `cdcflow setup`, or let the tables' owner run this",
+            create_publication(name, tables) if tables else "",
+        )
+        return
+    roots = [table for table in tables if table.partitioned]
+    if roots and not publication.via_root:
+        yield Finding(
+            "error",
+            "publication",
+            f"the publication {name} publishes the changes of {names(t.qualified for t in roots)} under the"
+            " names of the partitions",
+            "publish them under the partitioned table's own name",
+            publish_via_root(name),
+        )
+        tables = tuple(table for table in tables if not table.partitioned)
+    missing = [table for table in tables if (table.schema, table.name) not in publication.by_name]
+    if missing:
+        yield Finding(
+            "error",
+            "publication",
+            f"the publication {name} lacks {names(t.qualified for t in missing)}",
+            "run `cdcflow setup`, or let the tables' owner run this; of a table that is added, only later"
+            " changes are captured",
+            add_tables(name, missing),
+        )
+    yield from _surplus(situation, publication)
+    left_out = publication.left_out
+    if left_out:
+        yield Finding(
+            "warning",
+            "publication",
+            f"the publication {name} leaves out {', '.join(left_out)}: the destinations will not see them",
+            "publish everything, unless that is what you want",
+            f"ALTER PUBLICATION {quote_identifier(name)} SET (publish = 'insert, update, delete, truncate');",
+        )
+    if not missing:
+        yield Finding("ok", "publication", f"{name} publishes {len(publication.members)} tables")
+
+
+def _surplus(situation: Situation, publication: Publication) -> Iterator[Finding]:
+    """Tables that are published and not meant: they are captured, and stored, all the same."""
+    meant = {(table.schema, table.name) for table in situation.selection.tables}
+    # Without publish_via_partition_root the partitions stand for their root, which is said elsewhere.
+    if not publication.via_root and any(table.partitioned for table in situation.selection.tables):
+        return
+    surplus = [key for key in publication.by_name if key not in meant]
+    if not surplus:
+        return
+    dropped = ", ".join(f"{quote_identifier(s)}.{quote_identifier(t)}" for s, t in surplus)
+    yield Finding(
+        "warning",
+        "publication",
+        f"the publication {publication.name} also holds {names(f'{s}.{t}' for s, t in surplus)}, which"
+        " source.tables does not name: their changes are captured too",
+        "add them to source.tables or take them out of the publication",
+        ""
+        if publication.all_tables
+        else f"ALTER PUBLICATION {quote_identifier(publication.name)} DROP TABLE {dropped};",
+    )
+
+
+def unidentified(table: Table) -> list[str]:
+    """Quoted names of the tables whose UPDATE and DELETE fail once `table` is published: itself, or some
+    of its partitions."""
+    own = [] if table.identified else [table.quoted]
+    return own + list(table.unidentified_partitions)
+
+
+def _replica_identity(situation: Situation) -> Iterator[Finding]:
+    publication = situation.publication
+    if publication is not None and not (publication.update or publication.delete):
+        return
+    published = publication.by_name if publication else {}
+    troubled = [table for table in situation.selection.tables if unidentified(table)]
+    if not troubled:
+        return
+    already = any((table.schema, table.name) in published for table in troubled)
+    yield Finding(
+        "warning",
+        "replica identity",
+        f"nothing identifies the rows of {names(t.qualified for t in troubled)}: the application's own UPDATE"
+        f" and DELETE {'fail' if already else 'will fail as soon as they are published'}",
+        "give them a primary key, or let updates and deletes carry the whole old row, or exclude them in"
+        " source.tables",
+        "\n".join(full_identity(name) for table in troubled for name in unidentified(table)),
+    )
+
+
+def _slot(situation: Situation) -> Iterator[Finding]:
+    slot, name = situation.slot, situation.slot_name
+    if slot is None:
+        yield Finding(
+            "error",
+            "slot",
+            f"the replication slot {name} does not exist",
+            "run `cdcflow setup`, or let a role with REPLICATION run this in the source's database, after the"
+            " publication is made",
+            create_slot(name),
+        )
+        return
+    wrong = slot_mismatch(slot, situation.identity.database)
+    if wrong:
+        yield Finding("error", "slot", wrong, "give source.slot another name, which nothing else uses")
+        return
+    if slot.lost:
+        reason = slot.invalidation_reason or ("conflict with recovery" if slot.conflicting else "WAL removed")
+        yield Finding(
+            "error",
+            "slot",
+            f"the replication slot {name} is lost ({reason}): what it had not yet handed over is gone",
+            "start anew: `cdcflow teardown --yes`, move the journal away, `cdcflow setup`, `cdcflow run`; the"
+            " backfill reads everything again. Then raise max_slot_wal_keep_size, or see why cdcflow was down",
+            f"SELECT pg_drop_replication_slot({quote_literal(name)});",
+        )
+        return
+    yield from _use(situation, slot)
+    if slot.wal_status == "unreserved":
+        yield Finding(
+            "warning",
+            "slot",
+            f"the replication slot {name} is about to be lost: the server removes its WAL at the next"
+            " checkpoint",
+            "start cdcflow now, and raise max_slot_wal_keep_size",
+        )
+
+
+def _use(situation: Situation, slot: Slot) -> Iterator[Finding]:
+    """Who streams from the slot. Only one can."""
+    user = situation.slot_user
+    if slot.active_pid is None:
+        yield Finding("ok", "slot", f"{slot.name} is there and nobody streams from it")
+    elif user and user.startswith(OURS):
+        yield Finding(
+            "ok", "slot", f"{slot.name} is being streamed by {user} (server process {slot.active_pid})"
+        )
+    else:
+        # Whose it is, only a member of pg_read_all_stats sees. It may be a predecessor that is just going.
+        yield Finding(
+            "error" if user else "warning",
+            "slot",
+            f"{user or 'somebody'} streams from the replication slot {slot.name} (server process"
+            f" {slot.active_pid}), and only one can",
+            "stop the other reader, or give source.slot another name",
+        )
+
+
+def slot_mismatch(slot: Slot, database: str) -> str:
+    """Why the slot is not one that we can use, or nothing."""
+    if slot.slot_type != "logical":
+        return f"the replication slot {slot.name} is a {slot.slot_type} one, and must be logical"
+    if slot.plugin != PLUGIN:
+        return f"the replication slot {slot.name} is of the plugin {slot.plugin}, and must be of {PLUGIN}"
+    if slot.database != database:
+        return f"the replication slot {slot.name} belongs to the database {slot.database}, not {database}"
+    if slot.temporary:
+        return f"the replication slot {slot.name} is temporary and ends with the session that made it"
+    if slot.two_phase:
+        return (
+            f"the replication slot {slot.name} is made for two-phase commit, which protocol 1 does not carry"
+        )
+    return ""

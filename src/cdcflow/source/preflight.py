@@ -1,0 +1,65 @@
+"""Whether the source can be captured: looks at everything first, then judges it. Writes nothing.
+
+`run` and `check` both start here. Errors stop `run`; every finding that is not `ok` says what to do, with
+SQL to copy where SQL is the remedy.
+"""
+
+from collections.abc import Sequence
+
+import psycopg
+
+from cdcflow.errors import SourceError
+from cdcflow.model.finding import Finding
+from cdcflow.model.patterns import TablePatterns
+from cdcflow.source import catalog
+from cdcflow.source.connection import connect, where
+from cdcflow.source.judgement import OLDEST, Situation, judge
+
+__all__ = ["look", "preflight"]
+
+
+def preflight(dsn: str, tables: Sequence[str], publication: str, slot: str) -> list[Finding]:
+    """Everything that stands in the way of capturing `tables`, and what is in order.
+
+    A server that cannot be reached is a finding too. Raises ConfigurationError for a DSN or a table
+    pattern that is none.
+    """
+    patterns = TablePatterns(tables)
+    try:
+        with connect(dsn, purpose="preflight") as connection:
+            version = connection.info.server_version // 10_000
+            if version < OLDEST:
+                return [too_old(version)]
+            situation = look(connection, patterns, publication, slot)
+    except SourceError as error:
+        return [Finding("error", "connection", str(error), error.hint)]
+    except psycopg.Error as error:
+        said = " ".join(str(error).split())
+        return [Finding("error", "connection", f"the catalog of {where(dsn)} cannot be read: {said}")]
+    return judge(situation)
+
+
+def too_old(version: int) -> Finding:
+    return Finding(
+        "error",
+        "server",
+        f"PostgreSQL {version} is too old: {OLDEST} is the oldest that cdcflow captures",
+        "upgrade the server; publications show their columns and row filters from 15 on only",
+    )
+
+
+def look(connection: catalog.Connection, patterns: TablePatterns, publication: str, slot: str) -> Situation:
+    """Reads from the catalog all that there is to judge."""
+    found = catalog.slot(connection, slot)
+    active = found.active_pid if found else None
+    return Situation(
+        patterns=patterns.texts,
+        publication_name=publication,
+        slot_name=slot,
+        identity=catalog.identity(connection),
+        server=catalog.server(connection),
+        selection=catalog.select(catalog.tables(connection), patterns),
+        publication=catalog.publication(connection, publication),
+        slot=found,
+        slot_user=catalog.application(connection, active) if active is not None else None,
+    )

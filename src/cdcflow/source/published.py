@@ -1,0 +1,34 @@
+"""The published tables as pgoutput will describe them, read from the catalog for the backfill."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+import cdcflow.sql
+from cdcflow.model import Column, Relation
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedTable:
+    """A table, its published columns, and the condition that its published rows meet (None: all)."""
+
+    relation: Relation
+    partitioned: bool
+    row_filter: str | None
+    #: From the planner's statistics; -1 where there are none yet.
+    estimated_rows: int
+
+
+def published_tables(connection: psycopg.Connection[Any], publication: str) -> list[PublishedTable]:
+    """All tables of the publication as the connection's snapshot sees them, in order of name.
+
+    The relations have the fingerprints that the stream's own Relation messages will have, as long as no
+    DDL comes in between.
+    """
+    tables = []
+    for row in connection.execute(cdcflow.sql.load("published_tables"), (publication,)):
+        oid, schema, name, identity, partitioned, estimate, row_filter, columns = row
+        relation = Relation(oid, schema, name, identity, tuple(Column(*column) for column in columns))
+        tables.append(PublishedTable(relation, partitioned, row_filter, estimate))
+    return tables
