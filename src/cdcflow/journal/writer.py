@@ -6,16 +6,14 @@ write and calls them clean, https://wiki.postgresql.org/wiki/Fsync_Errors), so t
 was not durable before and refuses to go on: it must be opened anew.
 """
 
-import errno
 import os
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from cdcflow.errors import JournalError, JournalFull
+from cdcflow.errors import JournalError
 from cdcflow.journal.contents import (
     Payload,
     Tail,
@@ -38,22 +36,14 @@ from cdcflow.journal.layout import (
     write_manifest,
 )
 from cdcflow.journal.lock import Lock
+from cdcflow.journal.output import datasync, failed, unusable, write_all
 from cdcflow.journal.recovery import Recovered, cut_backfill, recover, require_identity
 from cdcflow.journal.wakeup import Bells
 from cdcflow.model import Batch
 
-#: Errors that more room can cure. EFBIG is a limit on the size of files (ulimit -f).
-_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-
 #: A segment takes no changes when it is older than this, in seconds, however small it is: retention by
 #: age removes whole segments, and a quiet table's would never fill one.
 SEGMENT_AGE = 24 * 3600.0
-
-#: Buffers handed to one writev: Linux takes up to 1024 (IOV_MAX).
-_PIECES = 1000
-
-# macOS has no fdatasync.
-_datasync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
 
 class Writer:
@@ -98,7 +88,7 @@ class Writer:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = Lock(path, lock_timeout)
         except OSError as error:
-            raise _unusable(path, error) from error
+            raise unusable(path, error) from error
         writer = None
         try:
             manifest = read_manifest(path)
@@ -113,7 +103,7 @@ class Writer:
             else:
                 lock.release()
             if isinstance(error, OSError):
-                raise _unusable(path, error) from error
+                raise unusable(path, error) from error
             raise
         return writer
 
@@ -128,7 +118,7 @@ class Writer:
         self._use(found)
         if self._fd < 0:
             self._begin_segment()
-            _datasync(self._fd)
+            datasync(self._fd)
             sync_directory(self._path)
         self._synced_size = self._size
         self._publish()
@@ -210,7 +200,7 @@ class Writer:
         if self.written == self.tail and not self._new_names:
             return
         try:
-            _datasync(self._fd)
+            datasync(self._fd)
             if self._new_names:
                 sync_directory(self._path)
         except OSError as error:
@@ -242,7 +232,7 @@ class Writer:
         try:
             return self._remove_segments(max_bytes, max_age, keep_from)
         except OSError as error:
-            raise _failed(self._path, error) from error
+            raise failed(self._path, error) from error
 
     def _remove_segments(self, max_bytes: int | None, max_age: float | None, keep_from: int) -> list[Segment]:
         found = [(segment, segment.path.stat()) for segment in segments(self._path)]
@@ -286,7 +276,7 @@ class Writer:
         try:
             write_manifest(self._path, manifest)
         except OSError as error:
-            raise _failed(self._path, error) from error
+            raise failed(self._path, error) from error
         self._manifest = manifest
 
     @classmethod
@@ -300,7 +290,7 @@ class Writer:
         try:
             lock = Lock(path, lock_timeout)
         except OSError as error:
-            raise _unusable(path, error) from error
+            raise unusable(path, error) from error
         try:
             manifest = read_manifest(path)
             if manifest is None:
@@ -313,7 +303,7 @@ class Writer:
             identity = replace(manifest.identity, timeline=timeline)
             write_manifest(path, replace(manifest, identity=identity))
         except OSError as error:
-            raise _failed(path, error) from error
+            raise failed(path, error) from error
         finally:
             lock.release()
 
@@ -378,14 +368,14 @@ class Writer:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _failed(self._path, error) from error
+            raise failed(self._path, error) from error
         try:
-            _write_all(fd, pieces, 0)
+            write_all(fd, pieces, 0)
         except BaseException as error:
             os.close(fd)
             path.unlink()
             if isinstance(error, OSError):
-                raise _failed(self._path, error) from error
+                raise failed(self._path, error) from error
             raise
         self._fd, self._base, self._size, self._started = fd, base, size, now / 1e6
         self._known = set()
@@ -394,11 +384,11 @@ class Writer:
     def _write(self, pieces: list[Piece], size: int) -> None:
         """Writes a frame whole or not at all."""
         try:
-            _write_all(self._fd, pieces, self._size)
+            write_all(self._fd, pieces, self._size)
         except BaseException as error:
             self._cut(self._size)
             if isinstance(error, OSError):
-                raise _failed(self._path, error) from error
+                raise failed(self._path, error) from error
             raise
         self._size += size
 
@@ -407,19 +397,6 @@ class Writer:
             os.ftruncate(self._fd, size)
         except OSError as error:
             self._broken = self._broken or f"a partly written frame could not be cut off: {error.strerror}"
-
-
-def _write_all(fd: int, pieces: list[Piece], at: int) -> None:
-    """Writes the pieces one behind the other from byte `at` on."""
-    for first in range(0, len(pieces), _PIECES):
-        views = [memoryview(piece) for piece in pieces[first : first + _PIECES]]
-        while views:
-            done = os.pwritev(fd, views, at)
-            at += done
-            while views and done >= views[0].nbytes:
-                done -= views.pop(0).nbytes
-            if done:
-                views[0] = views[0].cast("B")[done:]
 
 
 def _create(path: Path, identity: Identity) -> Manifest:
@@ -433,21 +410,3 @@ def _create(path: Path, identity: Identity) -> Manifest:
     manifest = Manifest(identity)
     write_manifest(path, manifest)
     return manifest
-
-
-def _failed(path: Path, error: OSError) -> JournalError:
-    if error.errno in _NO_ROOM:
-        return JournalFull(
-            f"the journal at {path} has no room: {error.strerror}",
-            hint="free space on its disk, raise the quota, or lower journal.keep",
-        )
-    return JournalError(f"the journal at {path} cannot be written: {error.strerror}", hint="check its disk")
-
-
-def _unusable(path: Path, error: OSError) -> JournalError:
-    if error.errno in _NO_ROOM:
-        return _failed(path, error)
-    return JournalError(
-        f"the journal at {path} cannot be opened for writing: {error.strerror}",
-        hint="its directory must exist on a writable disk and belong to the user that runs cdcflow",
-    )

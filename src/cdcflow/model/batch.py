@@ -75,7 +75,8 @@ class Group:
     """The changes of one relation within a batch, in order of `index`."""
 
     relation: Relation
-    data: pa.RecordBatch
+    #: Not in the repr: a row's values must not end up in a log.
+    data: pa.RecordBatch = field(repr=False)
     old: bool
     unchanged: bool
 

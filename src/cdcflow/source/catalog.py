@@ -118,6 +118,8 @@ class Publication:
     truncate: bool
     via_root: bool
     members: tuple[Member, ...]
+    #: OIDs of the tables that it names itself or by their schema, under whatever name they are published.
+    listed: frozenset[int]
 
     @cached_property
     def by_name(self) -> dict[tuple[str, str], Member]:
@@ -191,9 +193,12 @@ def tables(connection: Connection) -> list[Table]:
     """Every table that a publication can hold, in order of schema and name."""
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(cdcflow.sql.load("catalog_tables")).fetchall()
-    return [
-        Table(**{name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}) for row in rows
-    ]
+    return [_table(row) for row in rows]
+
+
+def _table(row: dict[str, Any]) -> Table:
+    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in row.items()}
+    return Table(**values)
 
 
 def select(candidates: Iterable[Table], patterns: TablePatterns) -> Selection:
@@ -213,11 +218,7 @@ def select(candidates: Iterable[Table], patterns: TablePatterns) -> Selection:
 
 def publication(connection: Connection, name: str) -> Publication | None:
     """None where there is no publication of this name in the connection's database."""
-    row = connection.execute(
-        "SELECT puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot"
-        " FROM pg_publication WHERE pubname = %s",
-        (name,),
-    ).fetchone()
+    row = connection.execute(cdcflow.sql.load("catalog_publication"), (name,)).fetchone()
     if row is None:
         return None
     members = tuple(
@@ -226,7 +227,10 @@ def publication(connection: Connection, name: str) -> Publication | None:
             cdcflow.sql.load("catalog_publication_tables"), (name,)
         )
     )
-    return Publication(name, *row, members)
+    all_tables, insert, update, delete, truncate, via_root, listed = row
+    return Publication(
+        name, all_tables, insert, update, delete, truncate, via_root, members, frozenset(listed)
+    )
 
 
 def slot(connection: Connection, name: str) -> Slot | None:

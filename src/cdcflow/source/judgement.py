@@ -117,7 +117,7 @@ def _capacity(situation: Situation) -> Iterator[Finding]:
         yield Finding(
             "error",
             "wal senders",
-            f"no WAL sender is free: {server.used_senders} of max_wal_senders = {server.max_senders} are in use",
+            f"no WAL sender is free: all of max_wal_senders = {server.max_senders} are in use",
             "end a replication connection that nobody needs, or raise max_wal_senders and restart the server",
         )
 
@@ -317,7 +317,7 @@ def _slot(situation: Situation) -> Iterator[Finding]:
             "slot",
             f"the replication slot {name} is lost ({reason}): what it had not yet handed over is gone",
             "start anew: `cdcflow teardown --yes`, move the journal away, `cdcflow setup`, `cdcflow run`; the"
-            " backfill reads everything again. Then raise max_slot_wal_keep_size, or see why cdcflow was down",
+            " backfill reads everything again. See why cdcflow was down, or raise max_slot_wal_keep_size",
             f"SELECT pg_drop_replication_slot({quote_literal(name)});",
         )
         return

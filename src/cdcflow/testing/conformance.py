@@ -31,7 +31,7 @@ may come again from an earlier offset on and cut at other places.
 """
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -41,89 +41,26 @@ import orjson
 import pytest
 
 from cdcflow.errors import DeliveryError, Permanent
-from cdcflow.model import (
-    TRUNCATE_RESTART_IDENTITY,
-    UNCHANGED,
-    Batch,
-    Change,
-    Column,
-    Op,
-    Position,
-    Relation,
-    Value,
-    concat,
-)
+from cdcflow.model import TRUNCATE_RESTART_IDENTITY, UNCHANGED, Batch, Op, Relation, concat
 from cdcflow.sink import FlowContext, SchemaSink, Sink, TransactionalSink
 from cdcflow.sink.event import encode, events
-from cdcflow.testing.batches import Made, Row, batch_of, make_relation
-
-#: OID of the type integer.
-INT4 = 23
-
-CUSTOMERS = make_relation("customers", [Column("id", INT4, key=True), "name", "notes"], oid=16_401)
-ORDERS = make_relation("orders", [Column("id", INT4, key=True), "status", "body"], oid=16_402)
-#: Two columns identify a row, and they are not the first ones.
-STOCK = make_relation("stock", ["amount", "shelf", "article"], key=["shelf", "article"], oid=16_403)
-#: REPLICA IDENTITY FULL without a primary key: equal rows may be there several times.
-LOG = make_relation("log", ["level", "text"], replica_identity="f", oid=16_404)
-HOSTILE = make_relation(
-    'Drop"Table; --', ['Id "x"', "select", "ключ", "a.b c"], key=['Id "x"'], schema="Großer Laden", oid=16_405
+from cdcflow.testing.history import (
+    CUSTOMERS,
+    HOSTILE,
+    LOG,
+    ORDERS,
+    STOCK,
+    AnyChange,
+    History,
+    by_key,
+    delete,
+    expected_rows,
+    insert,
+    inserts,
+    read,
+    truncate,
+    update,
 )
-
-AnyChange = tuple[Relation, Op, Row | None, Row | None]
-
-
-class History:
-    """Makes batches that follow each other in the journal and in the source's history."""
-
-    def __init__(self, base: int = 0) -> None:
-        self._base = base
-        self._lsn = 0x1_0000_0000
-
-    def batch(self, *changes: AnyChange, truncate: int = 0) -> Batch:
-        """One transaction; `truncate` are the option bits of each TRUNCATE in it."""
-        self._lsn += 64
-        made = [
-            Made(
-                relation,
-                op,
-                new,
-                old,
-                Position(self._lsn, ordinal),
-                truncate=truncate if op is Op.TRUNCATE else 0,
-            )
-            for ordinal, (relation, op, new, old) in enumerate(changes, start=1)
-        ]
-        batch = batch_of(made, base=self._base, committed=self._lsn + 8)
-        self._base = batch.end
-        return batch
-
-    def skip(self, count: int) -> Batch:
-        """A run of `count` changes all of which a filter has dropped."""
-        self._lsn += 64
-        batch = Batch((), count, Position(self._lsn, count), committed=self._lsn + 8, base=self._base)
-        self._base = batch.end
-        return batch
-
-
-def insert(relation: Relation, **row: Value) -> AnyChange:
-    return relation, Op.INSERT, row, None
-
-
-def update(relation: Relation, old: Row | None = None, **row: Value) -> AnyChange:
-    return relation, Op.UPDATE, row, old
-
-
-def delete(relation: Relation, **old: Value) -> AnyChange:
-    return relation, Op.DELETE, None, old
-
-
-def read(relation: Relation, **row: Value) -> AnyChange:
-    return relation, Op.READ, row, None
-
-
-def truncate(relation: Relation) -> AnyChange:
-    return relation, Op.TRUNCATE, None, None
 
 
 class SinkConformance:
@@ -185,7 +122,7 @@ class SinkConformance:
 
     def test_a_batch_written_twice_changes_nothing_more(self) -> None:
         history = History()
-        first = history.batch(*_inserts(CUSTOMERS, range(5)))
+        first = history.batch(*inserts(CUSTOMERS, range(5)))
         second = history.batch(
             update(CUSTOMERS, id="1", name="one", notes="x"),
             delete(CUSTOMERS, id="2"),
@@ -196,7 +133,7 @@ class SinkConformance:
     def test_a_replay_cut_at_other_places_converges(self) -> None:
         history = History()
         batches = [
-            history.batch(*_inserts(CUSTOMERS, range(4))),
+            history.batch(*inserts(CUSTOMERS, range(4))),
             history.batch(update(CUSTOMERS, id="1", name="b", notes=None), delete(CUSTOMERS, id="0")),
             history.batch(insert(CUSTOMERS, id="0", name="again", notes="z"), delete(CUSTOMERS, id="3")),
         ]
@@ -212,7 +149,7 @@ class SinkConformance:
     def test_a_changed_key_moves_the_row(self) -> None:
         history = History()
         self.deliver_and_compare(
-            history.batch(*_inserts(CUSTOMERS, range(3))),
+            history.batch(*inserts(CUSTOMERS, range(3))),
             history.batch(
                 # 1 goes to 10, 2 to the freed 1, and a new row takes the freed 2.
                 update(CUSTOMERS, {"id": "1"}, id="10", name="was one", notes="a"),
@@ -225,7 +162,7 @@ class SinkConformance:
     def test_a_truncate_empties_its_table_and_no_other(self) -> None:
         history = History()
         self.deliver_and_compare(
-            history.batch(*_inserts(CUSTOMERS, range(3)), *_inserts(ORDERS, range(3))),
+            history.batch(*inserts(CUSTOMERS, range(3)), *inserts(ORDERS, range(3))),
             history.batch(
                 insert(CUSTOMERS, id="7", name="before", notes="x"),
                 truncate(CUSTOMERS),
@@ -327,7 +264,7 @@ class SinkConformance:
     def test_order_is_kept_within_each_key(self) -> None:
         history = History()
         rounds = 12
-        batches = [history.batch(*_inserts(CUSTOMERS, range(7)))]
+        batches = [history.batch(*inserts(CUSTOMERS, range(7)))]
         for first in range(0, rounds, 4):
             changes: list[AnyChange] = []
             for number in range(first, first + 4):
@@ -342,7 +279,7 @@ class SinkConformance:
     def test_what_follows_a_restart_is_added_to_what_was_there(self) -> None:
         history = History()
         before = [
-            history.batch(*_inserts(CUSTOMERS, range(3))),
+            history.batch(*inserts(CUSTOMERS, range(3))),
             history.batch(delete(CUSTOMERS, id="0")),
         ]
         after = [
@@ -362,7 +299,7 @@ class SinkConformance:
 
     def test_a_batch_without_changes_is_taken(self) -> None:
         history = History()
-        batches = [history.skip(10), history.batch(*_inserts(CUSTOMERS, range(2))), history.skip(3)]
+        batches = [history.skip(10), history.batch(*inserts(CUSTOMERS, range(2))), history.skip(3)]
         self.deliver_and_compare(*batches)
 
     def test_a_large_batch_arrives_whole(self) -> None:
@@ -399,7 +336,7 @@ class SinkConformance:
     def test_the_checkpoint_is_kept_with_the_data(self) -> None:
         history = History(base=1_000)
         first, nothing, second = (
-            history.batch(*_inserts(CUSTOMERS, range(3))),
+            history.batch(*inserts(CUSTOMERS, range(3))),
             history.skip(40),
             history.batch(delete(CUSTOMERS, id="0")),
         )
@@ -489,83 +426,13 @@ class SinkConformance:
             place.setdefault(found["id"], number)
         missing = [identity for identity in expected if identity not in place]
         assert not missing, f"{len(missing)} event(s) are missing, the first is {missing[0]}"
-        for key, identities in _by_key(batches).items():
+        for key, identities in by_key(batches).items():
             arrival = sorted(identities, key=lambda identity: place[identity])
             assert arrival == identities, f"the changes of {key} arrived in another order"
 
 
-def expected_rows(batches: Sequence[Batch]) -> dict[Relation, list[dict[str, str | None]]]:
-    """The tables' rows after `batches`, by applying one change after the other to Python dictionaries."""
-    tables: dict[Relation, list[dict[str, Value]]] = {}
-    at: dict[tuple[Relation, tuple[Value, ...]], dict[str, Value]] = {}
-    for change in (change for batch in batches for change in batch.changes()):
-        relation, new, old = change.relation, change.new, change.old
-        if change.op is Op.TRUNCATE:
-            tables[relation] = []
-            at = {entry: row for entry, row in at.items() if entry[0] != relation}
-            continue
-        table = tables.setdefault(relation, [])
-        if relation.full:
-            if old is not None:
-                table.remove(old)
-            if new is not None:
-                table.append(new)
-            continue
-        before = at.pop((relation, change.old_key or change.key), None)
-        if before is not None:
-            # By identity: an equal row is another row.
-            table[:] = [row for row in table if row is not before] if change.op is Op.DELETE else table
-        if new is None:
-            continue
-        row = before if before is not None else {}
-        row.update({name: value for name, value in new.items() if value is not UNCHANGED})
-        if before is None:
-            table.append(row)
-        at[relation, change.key] = row
-    return {
-        relation: [{name: _known(value) for name, value in row.items()} for row in table]
-        for relation, table in tables.items()
-    }
-
-
-def _known(value: Value) -> str | None:
-    assert value is None or isinstance(value, str), "the scenario never sent this value"
-    return value
-
-
 def _frozen(row: Mapping[str, str | None]) -> tuple[tuple[str, str | None], ...]:
     return tuple(sorted(row.items()))
-
-
-def _by_key(batches: Sequence[Batch]) -> Mapping[Any, list[str]]:
-    """The ids of every key's changes in their order.
-
-    A change of the key belongs to both keys, and a TRUNCATE to every key of its table.
-    """
-    found: dict[Any, list[str]] = {}
-    truncates: dict[str, list[str]] = defaultdict(list)
-    for change in (change for batch in batches for change in batch.changes()):
-        table, identity = change.relation.qualified, str(change.position)
-        if change.op is Op.TRUNCATE:
-            truncates[table].append(identity)
-            for (other, _), identities in found.items():
-                if other == table:
-                    identities.append(identity)
-            continue
-        for key in _keys(change):
-            found.setdefault((table, key), list(truncates[table])).append(identity)
-    return found
-
-
-def _keys(change: Change) -> set[tuple[Value, ...]]:
-    return {change.key} if change.old_key is None else {change.key, change.old_key}
-
-
-def _inserts(relation: Relation, ids: Iterable[int]) -> list[AnyChange]:
-    return [
-        insert(relation, **{name: str(i) if name == "id" else f"{name} {i}" for name in relation.names})
-        for i in ids
-    ]
 
 
 def _transactional(sink: Sink) -> TransactionalSink:

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from cdcflow.testing.postgres import AnyServer
+from cdcflow.testing.postgres import AnyServer, rows_of
 from cdcflow.testing.waiting import eventually
 
 
@@ -38,8 +38,7 @@ class Database:
         """Runs SQL outside of a transaction and returns the rows, if it gives any."""
         if self._own is None or self._own.closed or self._own.broken:
             self._own = self.connect(application_name="cdcflow testing")
-        cursor = self._own.execute(query, params)
-        return cursor.fetchall() if cursor.description else []
+        return rows_of(self._own.execute(query, params))
 
     def drop(self) -> None:
         """Closes our connections, ends everybody else's, drops the slots and the database."""

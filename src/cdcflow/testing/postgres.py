@@ -78,8 +78,13 @@ class AnyServer(Protocol):
 
 def _execute(dsn: str, sql: str, params: Sequence[Any] | None) -> list[Any]:
     with psycopg.connect(dsn, autocommit=True, application_name="cdcflow testing") as connection:
-        cursor = connection.execute(sql, params)
-        return cursor.fetchall() if cursor.description else []
+        return rows_of(connection.execute(sql, params))
+
+
+def rows_of(cursor: psycopg.Cursor[Any]) -> list[Any]:
+    """The rows of what was executed; none where it gives no rows. A row may have no columns."""
+    result = cursor.pgresult
+    return cursor.fetchall() if result and result.status == psycopg.pq.ExecStatus.TUPLES_OK else []
 
 
 class ForeignServer:

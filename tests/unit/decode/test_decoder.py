@@ -1,6 +1,7 @@
 """Both decoders, message by message."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from cdcflow.model import ORIGIN, UNCHANGED, Batch, Change, Column, Op, Position
 from cdcflow.testing import pgoutput as wire
 
 try:
-    from cdcflow.decode import _kernel
+    _kernel = import_module("cdcflow.decode._kernel")
 except ImportError:  # the package works without a compiler
     MODULES: list[Any] = [twin]
 else:

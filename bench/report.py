@@ -1,0 +1,125 @@
+"""What a run of the bench has to say: a table for people, `bench/results/latest.json` for everything else."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from bench.latency import Latency
+from bench.memory import Memory
+from bench.processes import Use
+from bench.throughput import Race
+
+RESULTS = Path(__file__).parent / "results" / "latest.json"
+
+
+@dataclass
+class Results:
+    """All figures of one run; parts that were not asked for are empty.
+
+    In `document`, `ratio` holds the ratios of the backlog of transactions to the median bare drain of the
+    same run, `latency_ms` commit to receipt by rate, and `peak_mb` the peak of each process with the huge
+    transaction.
+    """
+
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    scale: float
+    races: list[Race] = field(default_factory=list)
+    latencies: list[Latency] = field(default_factory=list)
+    memory: Memory | None = None
+
+    def document(self) -> dict[str, Any]:
+        ratios = self.races[0].ratios() if self.races else {}
+        return {
+            "ratio": {name: ratio for name, ratio in ratios.items() if name != "drain"},
+            "latency_ms": {str(each.rate): asdict(each.after_commit) for each in self.latencies},
+            "peak_mb": self.memory.peak_mb() if self.memory else {},
+            "scale": self.scale,
+            "machine": self.machine,
+            "versions": self.versions,
+            "throughput": [asdict(race) for race in self.races],
+            "latency": [asdict(latency) for latency in self.latencies],
+            "memory": asdict(self.memory) if self.memory else None,
+        }
+
+    def write(self, path: Path = RESULTS) -> None:
+        path.parent.mkdir(exist_ok=True)
+        options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+        path.write_bytes(orjson.dumps(self.document(), option=options))
+
+    def show(self, console: Console) -> None:
+        about, versions = self.machine, self.versions
+        console.print(
+            f"[bold]{about['cpu']}[/], {about['cores']} cores, {about['memory_gb']} GB, {about['kernel']};"
+            f" PostgreSQL {versions['postgres']}, Python {versions['python']}, decoder {versions['decoder']}"
+        )
+        for race in self.races:
+            console.print(_race(race))
+        if self.latencies:
+            console.print(_latencies(self.latencies))
+        if self.memory:
+            console.print(_memory(self.memory))
+
+
+def _race(race: Race) -> Table:
+    title = (
+        f"{race.backlog}: {race.transactions:,} transactions, {race.changes:,} changes,"
+        f" {race.messages:,} messages, {race.mb:,.0f} MB"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for heading in ("seconds", "changes/s", "MB/s", "of the drain", "runs"):
+        table.add_column(heading, justify="right")
+    table.add_column("CPU, peak memory")
+    for figures in race.figures:
+        spread = f"{figures.ratios[-1]:.2f}–{figures.ratios[0]:.2f}" if figures.runs > 1 else ""
+        table.add_row(
+            figures.contender,
+            f"{figures.seconds:.2f}",
+            f"{figures.changes_per_second:,}",
+            f"{figures.mb_per_second:.1f}",
+            f"{figures.ratio:.2f}",
+            spread,
+            _uses(dict(figures.processes)),
+        )
+    return table
+
+
+def _uses(processes: dict[str, Use]) -> str:
+    return "\n".join(
+        f"{name} {use.cpu_seconds:.1f} s, {use.peak_mb:.0f} MB" for name, use in processes.items()
+    )
+
+
+def _latencies(latencies: list[Latency]) -> Table:
+    table = Table(title="commit → webhook receipt, milliseconds", title_justify="left")
+    for heading in ("transactions/s", "", "p50", "p95", "p99", "max"):
+        table.add_column(heading, justify="right")
+    table.add_column("CPU, peak memory")
+    for each in latencies:
+        rows = (
+            (f"{each.achieved:.0f}", "from COMMIT's answer", each.after_commit, _uses(each.processes)),
+            ("", "from its sending", each.from_send, ""),
+            ("", "COMMIT itself", each.commit, ""),
+        )
+        for rate, what, figures, uses in rows:
+            values = (figures.p50, figures.p95, figures.p99, figures.max)
+            table.add_row(rate, what, *(f"{value:.1f}" for value in values), uses)
+    return table
+
+
+def _memory(memory: Memory) -> Table:
+    title = (
+        f"one transaction of {memory.rows:,} rows, {memory.seconds:.1f} s from its commit to the warehouse"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("process")
+    table.add_column("peak MB", justify="right")
+    table.add_column("CPU s", justify="right")
+    for name, use in memory.processes.items():
+        table.add_row(name, f"{use.peak_mb:.0f}", f"{use.cpu_seconds:.1f}")
+    return table

@@ -1,0 +1,20 @@
+"""The sink's entry in `cdcflow.yaml`."""
+
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from cdcflow.sink import ConfigPath, SinkSettings
+
+
+class DuckDBSettings(SinkSettings):
+    """A DuckDB file that holds the tables' current state."""
+
+    #: The warehouse's file. It is made if missing; its directory must exist.
+    path: ConfigPath
+    #: Source schema → schema in the warehouse. A schema that is not named keeps its name.
+    schemas: Mapping[str, str] = Field(default_factory=dict)
+    #: Threads of DuckDB. Two keep a core each for conversion and insertion busy at the sizes of a batch.
+    threads: int = Field(default=2, ge=1)
+    #: What DuckDB may use before it spills to `<path>.tmp`. See the sink's README for the process' total.
+    memory_limit: str = Field(default="96MB", pattern=r"^\d+(\.\d+)? ?(KB|MB|GB|KiB|MiB|GiB)$")

@@ -1,0 +1,192 @@
+"""The sink: current-state tables in a DuckDB file, and the flow's checkpoint in the same transaction."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import duckdb
+import pyarrow as pa
+from cdcflow_sinks.duckdb import database
+from cdcflow_sinks.duckdb.apply import apply, generations
+from cdcflow_sinks.duckdb.probe import probe
+from cdcflow_sinks.duckdb.query import run_query
+from cdcflow_sinks.duckdb.settings import DuckDBSettings
+from cdcflow_sinks.duckdb.target import Target, bind, table_name
+
+from cdcflow.errors import Permanent, Rejected
+from cdcflow.model import Batch, Relation
+from cdcflow.sink import Finding, FlowContext, SinkOptions
+
+Result = TypeVar("Result")
+
+
+class DuckDBSink:
+    """Implements Sink, TransactionalSink, SchemaSink, QuerySink and Probe.
+
+    DuckDB blocks while it works, so every call of it runs in a thread of the sink's own; queries run in
+    others, beside it.
+    """
+
+    def __init__(self, settings: DuckDBSettings, _options: SinkOptions, context: FlowContext) -> None:
+        self._settings = settings
+        self._flow = context.flow
+        self._thread: ThreadPoolExecutor | None = None
+        self._connection: Any = None
+        self._database = ""
+        self._checkpoints: database.Checkpoints | None = None
+        self._targets: dict[str, Target] = {}
+        self._lock = database.writer_lock(settings)
+
+    async def open(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"duckdb-{self._flow}")
+        await self._run(self._open)
+
+    async def close(self) -> None:
+        if self._thread is None:
+            return
+        await self._run(self._close)
+        self._thread.shutdown()
+        self._thread = None
+
+    async def checkpoint(self) -> int | None:
+        return await self._run(lambda: self._stored().read())
+
+    async def prepare(self, relations: Sequence[Relation]) -> None:
+        await self._run(lambda: self._prepare(relations))
+
+    async def write(self, batch: Batch) -> None:
+        await self._run(lambda: self._write(batch))
+
+    async def query(self, sql: str) -> pa.Table:
+        return await asyncio.to_thread(self._query, sql)
+
+    async def probe(self) -> Sequence[Finding]:
+        return await asyncio.to_thread(probe, self._settings)
+
+    async def _run(self, work: Callable[[], Result]) -> Result:
+        if self._thread is None:
+            raise Permanent("the sink is not open")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(self._guarded, work))
+
+    def _guarded(self, work: Callable[[], Result]) -> Result:
+        try:
+            return work()
+        except duckdb.Error as error:
+            raise database.translated(error, f"flow {self._flow}, warehouse {self._settings.path}") from error
+
+    # Everything below runs in the sink's thread.
+
+    def _open(self) -> None:
+        self._connection = database.connect(self._settings)
+        (self._database,) = self._connection.execute("SELECT current_database()").fetchone()
+        self._checkpoints = database.Checkpoints(self._connection, self._database, self._flow)
+        with self._lock:
+            if self._checkpoints.create():
+                self._settle()
+
+    def _close(self) -> None:
+        connection, self._connection, self._checkpoints = self._connection, None, None
+        self._targets.clear()
+        if connection is not None:
+            connection.close()
+
+    def _stored(self) -> database.Checkpoints:
+        if self._checkpoints is None:
+            raise Permanent("the sink is not open")
+        return self._checkpoints
+
+    def _settle(self) -> None:
+        """DDL goes to the file at once: replaying it from DuckDB's own log has failed (duckdb#19712)."""
+        try:
+            self._connection.execute("CHECKPOINT")
+        except duckdb.TransactionException:
+            pass  # somebody's query is running: DuckDB does it by itself later
+
+    def _prepare(self, relations: Sequence[Relation]) -> None:
+        """Binds tables that are not bound yet. A later generation of one that is waits for its place
+        among the rows: see `_write`."""
+        bound = {target.relation.qualified for target in self._targets.values()}
+        new = {
+            relation.qualified: relation
+            for relation in reversed(relations)
+            if relation.qualified not in bound
+        }
+        if not new:
+            return
+        with self._lock, self._transaction():
+            changed = [self._bind(relation) for relation in new.values()]
+        if any(changed):
+            self._settle()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        bound = dict(self._targets)
+        try:
+            with database.transaction(self._connection):
+                yield
+        except BaseException:
+            self._targets = bound  # the tables are as they were
+            raise
+
+    def _bind(self, relation: Relation) -> bool:
+        """Makes `relation` the generation that its table has, and says whether that took DDL."""
+        target, changed = bind(self._connection, self._database, relation, self._settings.schemas)
+        other = self._targets.get(target.table)
+        if other is not None and other.relation.qualified != relation.qualified:
+            raise Permanent(
+                f"{relation.qualified} and {other.relation.qualified} would go to the same table",
+                hint="map their schemas to different ones with the sink's setting `schemas`",
+            )
+        self._targets[target.table] = target
+        return changed
+
+    def _target(self, relation: Relation) -> Target | None:
+        """The table of exactly this generation, if it is bound."""
+        table = table_name(self._database, relation, self._settings.schemas)
+        target = self._targets.get(table)
+        return target if target is not None and target.relation == relation else None
+
+    def _write(self, batch: Batch) -> None:
+        stored = self._stored().read()
+        start = 0
+        if stored is not None:
+            if batch.base > stored:
+                raise Permanent(
+                    f"the changes from offset {stored} to {batch.base} are missing: "
+                    f"the warehouse ends at {stored}, the batch starts at {batch.base}",
+                    hint="rewind the flow to the warehouse's own checkpoint",
+                )
+            if batch.end <= stored:
+                return
+            start = stored - batch.base
+        refused: dict[int, str] = {}
+        changed = False
+        with self._lock, self._transaction():
+            # DDL is part of the transaction and comes right before the first row that needs it, so that
+            # the tables always have the shape that they had at the checkpoint.
+            for group in generations(batch.slice(start, batch.count)):
+                target = self._target(group.relation)
+                if target is None:
+                    changed = self._bind(group.relation) or changed
+                    target = self._target(group.relation)
+                    assert target is not None
+                index = group.meta("index")
+                for row, reason in apply(self._connection, target, group).items():
+                    refused[start + index[row].as_py()] = reason
+            self._stored().store(batch.end, str(batch.last))
+        if changed:
+            self._settle()
+        if refused:
+            raise Rejected(refused)
+
+    def _query(self, sql: str) -> pa.Table:
+        if self._connection is None:
+            raise Permanent("the sink is not open")
+        cursor = self._connection.cursor()
+        try:
+            return run_query(cursor, sql, self._settings.schemas.get("public", "public"))
+        finally:
+            cursor.close()

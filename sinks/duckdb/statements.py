@@ -1,0 +1,117 @@
+"""The DuckDB SQL that the warehouse runs, made from names of the source's tables.
+
+Names come quoted and complete (database, schema, table) from here, so that no name of the source can
+be taken for anything else. Arrow data is registered under the names `stage` and `touched`, with columns
+named by their place (`c0`, `c1` …), so that no name of the source can collide with one of ours.
+"""
+
+from collections.abc import Iterable, Sequence
+
+CHECKPOINT_SCHEMA = "cdcflow"
+
+CHECKPOINT_TABLE = """
+    CREATE TABLE IF NOT EXISTS {table} (
+        flow VARCHAR NOT NULL,
+        "offset" UBIGINT NOT NULL,  -- of the journal: the next change to read
+        position VARCHAR NOT NULL,  -- of the last change before it
+        time TIMESTAMPTZ NOT NULL   -- when this row was written
+    )
+"""
+
+READ_CHECKPOINT = 'SELECT "offset" FROM {table} WHERE flow = ?'
+
+#: No rows updated means that the flow is new: then `INSERT_CHECKPOINT`.
+UPDATE_CHECKPOINT = 'UPDATE {table} SET "offset" = ?, position = ?, time = now() WHERE flow = ?'
+
+INSERT_CHECKPOINT = "INSERT INTO {table} VALUES (?, ?, ?, now())"
+
+TABLES = "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = ?"
+
+SCHEMAS = "SELECT schema_name FROM duckdb_schemas() WHERE database_name = ?"
+
+COLUMNS = """
+    SELECT column_name, data_type
+    FROM duckdb_columns()
+    WHERE database_name = ? AND schema_name = ? AND table_name = ?
+    ORDER BY column_index
+"""
+
+
+def quote(name: str) -> str:
+    """A name as a quoted identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A text as a string constant."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def qualified(*names: str) -> str:
+    """`"database"."schema"."table"`."""
+    return ".".join(quote(name) for name in names)
+
+
+def create_table(table: str, columns: Iterable[tuple[str, str]]) -> str:
+    """A table without keys or indexes: those break upserts, WAL replay and ALTER (see the README)."""
+    body = ", ".join(f"{quote(name)} {kind}" for name, kind in columns)
+    return f"CREATE TABLE {table} ({body})"
+
+
+def add_column(table: str, name: str, kind: str) -> str:
+    return f"ALTER TABLE {table} ADD COLUMN {quote(name)} {kind}"
+
+
+def insert(table: str, columns: Sequence[str], source: str = "stage") -> str:
+    """Everything of `source`, whose columns c0 … stand for `columns`."""
+    names = ", ".join(map(quote, columns))
+    places = ", ".join(f"c{i}" for i in range(len(columns)))
+    return f"INSERT INTO {table} ({names}) SELECT {places} FROM {source}"  # noqa: S608 (names are quoted)
+
+
+def delete_all(table: str) -> str:
+    """What a TRUNCATE does, within a transaction that goes on."""
+    return f"DELETE FROM {table}"  # noqa: S608
+
+
+def delete_keys(table: str, key: Sequence[tuple[str, str]]) -> str:
+    """Deletes the rows whose key stands in `touched`. `key` is (name, type) of each key column."""
+    return f"DELETE FROM {table} AS t USING touched AS s WHERE {_same_key(key)}"  # noqa: S608
+
+
+def stored_values(table: str, key: Sequence[tuple[str, str]], columns: Sequence[str]) -> str:
+    """Values of `columns` in the rows whose key stands in `touched`, with the `n` of that key."""
+    values = ", ".join(f"t.{quote(name)} AS v{i}" for i, name in enumerate(columns))
+    return f"SELECT s.n AS n, {values} FROM touched AS s JOIN {table} AS t ON {_same_key(key)}"  # noqa: S608
+
+
+def _same_key(key: Sequence[tuple[str, str]]) -> str:
+    return " AND ".join(f"t.{quote(name)} = s.c{i}::{kind}" for i, (name, kind) in enumerate(key))
+
+
+def count_whole_rows(table: str, columns: Sequence[tuple[str, str]]) -> str:
+    """How many rows of the table equal each row of `touched` in every column, by its `n`."""
+    return (
+        f"SELECT s.n AS n, count(*) AS copies FROM touched AS s JOIN {table} AS t "  # noqa: S608
+        f"ON {_same_row(columns)} GROUP BY s.n"
+    )
+
+
+def delete_whole_rows(table: str, columns: Sequence[tuple[str, str]]) -> str:
+    """Deletes all rows that equal a row of `touched` in every column."""
+    return f"DELETE FROM {table} AS t USING touched AS s WHERE {_same_row(columns)}"  # noqa: S608
+
+
+#: Types for which DuckDB calls values equal that Postgres writes differently: −0 and 0, 30 days and a
+#: month. Their text tells them apart.
+_LOOSE = frozenset({"FLOAT", "DOUBLE", "INTERVAL"})
+
+
+def _same_row(columns: Sequence[tuple[str, str]]) -> str:
+    terms = []
+    for i, (name, kind) in enumerate(columns):
+        left, right = f"t.{quote(name)}", f"s.c{i}::{kind}"
+        if kind in _LOOSE:
+            left, right = f"{left}::VARCHAR", f"{right}::VARCHAR"
+        terms.append(f"{left} IS NOT DISTINCT FROM {right}")
+    return " AND ".join(terms)

@@ -1,0 +1,91 @@
+"""The `jsonl` sink: its files hold each change once, and say themselves how far the flow has come."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar, TypeVarTuple
+
+from cdcflow_sinks.jsonl.files import FlowFiles
+from cdcflow_sinks.jsonl.settings import JsonlSettings
+
+from cdcflow.errors import Permanent
+from cdcflow.model import Batch
+from cdcflow.sink import Finding, FlowContext
+from cdcflow.sink.event import encode, events
+
+T = TypeVar("T")
+Given = TypeVarTuple("Given")
+
+
+class JsonlSink:
+    """A `TransactionalSink` over `FlowFiles`. A line is the event (see `cdcflow.sink.event`) with the
+    journal's `offset` before its other fields.
+
+    Encoding and writing happen in a thread of the sink's own, so that the worker's loop stays free. A
+    write that is cancelled is finished by that thread before `close` returns.
+    """
+
+    def __init__(self, settings: JsonlSettings, context: FlowContext) -> None:
+        self._settings = settings
+        self._flow = context.flow
+        self._files = FlowFiles(settings.path, context.flow, settings.rotate)
+        self._thread: ThreadPoolExecutor | None = None
+
+    async def open(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"jsonl-{self._flow}")
+        await self._call(self._files.open)
+
+    async def checkpoint(self) -> int | None:
+        return self._files.checkpoint
+
+    async def write(self, batch: Batch) -> None:
+        await self._call(self._write, batch)
+
+    async def close(self) -> None:
+        if self._thread is None:
+            return
+        try:
+            await self._call(self._files.close)
+        finally:
+            self._thread.shutdown(wait=False)
+            self._thread = None
+
+    async def probe(self) -> Sequence[Finding]:
+        return await asyncio.to_thread(self._look)
+
+    async def _call(self, function: Callable[[*Given], T], *given: *Given) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *given)
+
+    def _write(self, batch: Batch) -> None:
+        have = self._files.checkpoint
+        if have is not None:
+            if batch.base > have:
+                raise Permanent(
+                    f"the files of flow {self._flow} in {self._settings.path} end at offset {have}, and the "
+                    f"next batch begins at {batch.base}",
+                    hint="rewind the flow, or give it a path of its own to start anew",
+                )
+            if batch.end <= have:
+                return
+            batch = batch.slice(have - batch.base, batch.count)
+        for index, event in events(batch):
+            offset = batch.base + index
+            self._files.append(offset, b'{"offset":%d,%s\n' % (offset, encode(event)[1:]))
+        self._files.commit(batch.end)
+
+    def _look(self) -> list[Finding]:
+        path = self._settings.path
+        subject = f"files of events in {path}"
+        place = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        if not place.is_dir():
+            return [Finding("error", subject, f"{place} is not a directory", "give another path")]
+        if not os.access(place, os.W_OK | os.X_OK):
+            remedy = "let the user of cdcflow write there, or give another path"
+            return [Finding("error", subject, f"{place} cannot be written by this user", remedy)]
+        free = shutil.disk_usage(place).free
+        if free < self._settings.rotate.size:
+            remedy = "free some space; the flow waits while there is none"
+            return [Finding("warning", subject, f"only {free // 10**6} MB are free", remedy)]
+        return [Finding("ok", subject, f"writable, {free // 10**9} GB free")]

@@ -1,0 +1,16 @@
+"""`type: webhook`: events as JSON over HTTP, signed as Standard Webhooks say, in order per key."""
+
+from cdcflow_sinks.webhook.settings import WebhookSettings
+from cdcflow_sinks.webhook.sink import WebhookSink
+
+from cdcflow.sink import Batching, SinkPlugin
+
+__all__ = ["WebhookSettings", "WebhookSink", "plugin"]
+
+plugin = SinkPlugin(
+    name="webhook",
+    settings=WebhookSettings,
+    create=lambda settings, _options, context: WebhookSink(settings, context),
+    # A second or less of sending, so that a stop need not wait long and a failure repeats little.
+    batching=Batching(max_changes=1_000, max_bytes=8 << 20),
+)

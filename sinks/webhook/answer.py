@@ -1,0 +1,148 @@
+"""What an endpoint's answer means for delivery, and what of it may be repeated to people.
+
+| answer                                    | means                                                        |
+|-------------------------------------------|--------------------------------------------------------------|
+| 2xx                                       | accepted                                                     |
+| 3xx                                       | permanent: redirects are not followed (Standard Webhooks)    |
+| 408, 425, 429, 5xx                        | again, not before `Retry-After`                              |
+| 400, 413, 422                             | this request is refused; others may be accepted              |
+| any other 4xx (401, 403, 404, 410 …)      | permanent: a person must do something before any is accepted |
+| none: a timeout, a connection that failed | again. The outcome is unknown, so the same id goes out again |
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+
+#: Of an endpoint's own words, in characters.
+EXCERPT = 200
+#: Values up to this length are concealed as whole words only: "1" is in every other text.
+SHORT = 3
+#: A value is recognised by its beginning, since what repeats it may cut it off.
+BEGINNING = 16
+
+_REFUSED = frozenset({400, 413, 422})
+_AGAIN = frozenset({408, 425, 429})
+#: Not about this request, so that others need not be tried.
+_EVERYWHERE = frozenset({429, 503})
+
+_HINTS = {
+    401: "check the `secret` and the `headers` of the sink",
+    403: "check the `secret` and the `headers` of the sink",
+    404: "check the `url` of the sink",
+    405: "check the `url` of the sink, which must take POST",
+    410: "the receiver wants no more events: pause or remove the flow, or give the sink another `url`",
+}
+
+
+class Outcome(Enum):
+    """What follows from a request that was not accepted."""
+
+    AGAIN = "again"
+    PERMANENT = "permanent"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that was not accepted. `everywhere`: other requests would fare the same now."""
+
+    outcome: Outcome
+    reason: str
+    hint: str = ""
+    retry_after: float | None = None
+    everywhere: bool = False
+    too_large: bool = False
+
+
+def judge(status: int, retry_after: str | None, words: str) -> Failure | None:
+    """What an answer means; None: accepted. `words` is what `excerpt` made of the answer's body."""
+    if 200 <= status < 300:
+        return None
+    try:
+        name = f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        name = str(status)
+    reason = f"answered {name}" + (f": {words}" if words else "")
+    if status >= 500 or status in _AGAIN:
+        wish = seconds(retry_after, datetime.now(UTC)) if retry_after else None
+        return Failure(Outcome.AGAIN, reason, retry_after=wish, everywhere=status in _EVERYWHERE)
+    if status in _REFUSED:
+        return Failure(Outcome.REFUSED, reason, too_large=status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    hint = _HINTS.get(status, "")
+    if 300 <= status < 400:
+        hint = "redirects are not followed: set `url` to where the endpoint is now"
+    return Failure(Outcome.PERMANENT, reason, hint=hint, everywhere=True)
+
+
+def seconds(retry_after: str, now: datetime) -> float | None:
+    """`Retry-After` as seconds from `now` (RFC 9110, section 10.2.3: a number, or a date). None when it is
+    neither."""
+    text = retry_after.strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max((moment - now).total_seconds(), 0.0)
+
+
+def excerpt(answer: bytes, sent: bytes, secrets: Iterable[str]) -> str:
+    """The beginning of an answer's body on one line, without the secrets and without the values that were
+    `sent`: endpoints like to repeat what they dislike."""
+    text = " ".join(answer.decode(errors="replace").split())
+    text = "".join(character if character.isprintable() else "�" for character in text)
+    hidden = {text for value in (*secrets, *_values(sent)) for text in _spellings(value)}
+    for value in sorted(hidden, key=len, reverse=True):
+        text = _conceal(text, value)
+    return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
+
+
+def _values(body: bytes) -> Iterator[str]:
+    """The values of all rows in a request's body."""
+    sent = orjson.loads(body)
+    for event in sent.get("events", [sent]):
+        for part in ("key", "new", "old"):
+            yield from _leaves(event[part])
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        # As a list: names of columns are no secret, keys inside of a value are.
+        for inner in value.values():
+            yield from _leaves(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _leaves(inner)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)
+
+
+def _spellings(value: str) -> set[str]:
+    """The value as it is and as JSON may write it, with white space as in an excerpt."""
+    found = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+    return {" ".join(text.split()) for text in found} - {""}
+
+
+def _conceal(text: str, value: str) -> str:
+    if len(value) <= SHORT:
+        return re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "[…]", text)
+    start = 0
+    while (start := text.find(value[:BEGINNING], start)) >= 0:
+        end = start + 1
+        while end < len(text) and end - start < len(value) and text[end] == value[end - start]:
+            end += 1
+        text = f"{text[:start]}[…]{text[end:]}"
+        start += len("[…]")
+    return text

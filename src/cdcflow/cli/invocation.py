@@ -1,0 +1,32 @@
+"""What was said on the command line before the command's own name, and the configuration it leads to."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from cdcflow.config import Config
+
+DEFAULT_CONFIG = Path("cdcflow.yaml")
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """The global options."""
+
+    config: Path = DEFAULT_CONFIG
+    verbose: bool = False
+
+
+def invocation(context: typer.Context) -> Invocation:
+    found: Invocation = context.ensure_object(Invocation)
+    return found
+
+
+def load_config(context: typer.Context) -> "Config":
+    """Reads the configuration that the invocation names; raises ConfigurationError."""
+    from cdcflow.config import load
+
+    return load(invocation(context).config)

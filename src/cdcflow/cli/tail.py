@@ -1,0 +1,105 @@
+"""`cdcflow tail`: live changes on the terminal, with nothing but a DSN."""
+
+import signal
+import threading
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cdcflow.cli import output
+from cdcflow.cli.invocation import load_config
+
+if TYPE_CHECKING:
+    from cdcflow.model import Batch
+    from cdcflow.model.patterns import TablePatterns
+
+#: How a change begins on a terminal, and its colour.
+MARKS = {
+    "insert": ("+", "green"),
+    "read": ("+", "green"),
+    "update": ("~", "yellow"),
+    "delete": ("-", "red"),
+    "truncate": ("!", "magenta"),
+}
+#: A value on a terminal is cut to so many characters.
+WIDTH = 40
+
+
+def tail(
+    context: typer.Context,
+    dsn: Annotated[
+        str | None, typer.Argument(help="The database. Without it, the one of the configuration.")
+    ] = None,
+    table: Annotated[
+        list[str] | None, typer.Option("--table", "-t", help="Only tables that match; may be repeated.")
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="json or pretty. Pretty on a terminal, else json.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", min=1, help="End after so many changes.")
+    ] = None,
+) -> None:
+    """Show what is committed from now on, one change a line.
+
+    Makes a temporary slot and, where a DSN is given, publications of its own; both go away with it.
+    """
+    if form not in (None, "json", "pretty"):
+        raise typer.BadParameter(f"{form!r} is neither json nor pretty", param_hint="--format")
+    from cdcflow.model.patterns import TablePatterns
+    from cdcflow.source.tail import tail as stream
+
+    publication = None
+    if dsn is None:
+        config = load_config(context)
+        dsn, publication = config.source.dsn.get_secret_value(), config.source.publication
+    wanted = TablePatterns(table) if table else None
+    stop = threading.Event()
+    # SIGTERM ends it like Ctrl-C does: the publications must go.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+
+    def ready(names: list[str]) -> None:
+        shown = [n for n in names if wanted is None or wanted.matches(*n.split(".", 1))]
+        output.say(f"watching {len(shown)} table(s): {', '.join(shown[:8])}{' …' if len(shown) > 8 else ''}")
+
+    pretty = form == "pretty" or (form is None and output.on_terminal())
+    seen = 0
+    for batch in stream(dsn, tables=table or [], publication=publication, stopping=stop.is_set, ready=ready):
+        for line in _lines(batch, wanted, pretty=pretty):
+            output.data(line)
+            seen += 1
+            if limit is not None and seen >= limit:
+                return
+
+
+def _lines(batch: "Batch", wanted: "TablePatterns | None", *, pretty: bool) -> list[str]:
+    import orjson
+
+    from cdcflow.sink.event import encode, events
+
+    lines = []
+    for _, event in events(batch):
+        if wanted is None or wanted.matches(event["schema"], event["table"]):
+            encoded = encode(event)
+            lines.append(_pretty(orjson.loads(encoded)) if pretty else encoded.decode())
+    return lines
+
+
+def _pretty(event: dict[str, Any]) -> str:
+    """`~ public.orders id=7  status: paid`: the key, then what else is there."""
+    mark, colour = MARKS[event["op"]]
+    key = event["key"] or {}
+    row = event["new"] if event["new"] is not None else event["old"]
+    parts = [typer.style(mark, fg=colour, bold=True), f"{event['schema']}.{event['table']}"]
+    parts += [f"{name}={_short(value)}" for name, value in key.items()]
+    line = " ".join(parts)
+    rest = [f"{name}: {_short(value)}" for name, value in (row or {}).items() if name not in key]
+    rest += [f"{name}: (unchanged)" for name in event.get("unchanged", ())]
+    return f"{line}  {'  '.join(rest)}" if rest and event["op"] != "delete" else line
+
+
+def _short(value: object) -> str:
+    text = "NULL" if value is None else output.cell(value)
+    text = text.replace("\n", "⏎")
+    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"

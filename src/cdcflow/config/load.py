@@ -1,0 +1,251 @@
+"""Reads `cdcflow.yaml` and its flow files. Either everything in them holds, or one error tells all that
+does not."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cdcflow.config.document import Document, Way, dotted, read
+from cdcflow.config.models import (
+    FLOW_NAME,
+    Config,
+    EngineSettings,
+    Flow,
+    FlowSettings,
+    JournalSettings,
+    SinkEntry,
+    SourceSettings,
+)
+from cdcflow.config.problems import Problems, nearest, shown
+from cdcflow.config.validation import validate
+from cdcflow.errors import ConfigurationError
+from cdcflow.model.patterns import TablePattern, TablePatterns
+from cdcflow.sink import registry
+
+SECTIONS = ("source", "journal", "engine", "sinks", "flows")
+
+#: Where flow files are, beside the configuration file.
+FLOWS = "flows"
+
+
+def load(path: Path) -> Config:
+    """The configuration in the file `path`.
+
+    Raises ConfigurationError naming file, line and key of everything that is wrong.
+    """
+    path = path.expanduser().absolute()
+    if not path.is_file():
+        raise ConfigurationError(
+            f"there is no configuration file {shown(path)}",
+            hint="write one with `cdcflow init DSN`, or name it with --config",
+        )
+    problems = Problems()
+    document = read(path, problems, base=path.parent)
+    if document is None:
+        raise problems.error()
+    if not isinstance(document.data, dict):
+        problems.add(document.place(()), "", "must be a mapping with the key `source`")
+        raise problems.error()
+    for key in document.data:
+        if key not in SECTIONS:
+            problems.add(document.place((key,)), key, "unknown key", nearest(key, SECTIONS))
+
+    source = _source(document, problems)
+    engine = _engine(document, problems)
+    state = engine.state if engine is not None else path.parent
+    journal = _journal(document, problems, state)
+    sinks, named = _sinks(document, problems)
+    flows = _Flows(problems, sinks, named, source).read(document)
+    if problems or source is None or engine is None or journal is None:
+        raise problems.error()
+    return Config(path, path.parent, source, journal, engine, sinks, flows)
+
+
+def _section(document: Document, key: str, problems: Problems) -> dict[str, Any] | None:
+    """A section's mapping, empty where it is left out."""
+    value = document.data.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        problems.add(document.place((key,)), key, "must be a mapping")
+        return None
+    return dict(value)
+
+
+def _source(document: Document, problems: Problems) -> SourceSettings | None:
+    data = _section(document, "source", problems)
+    if data is None:
+        return None
+    if not data:
+        hint = "say which database, and which of its tables: source: {dsn: …, tables: [public.*]}"
+        problems.add(document.place(("source",)), "source", "is missing", hint)
+        return None
+    return validate(SourceSettings, document, ("source",), problems, data=data)
+
+
+def _engine(document: Document, problems: Problems) -> EngineSettings | None:
+    data = _section(document, "engine", problems)
+    if data is None:
+        return None
+    # systemd's StateDirectory= (systemd.exec(5)): several are joined by colons.
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    data.setdefault("state", given or "state")
+    return validate(EngineSettings, document, ("engine",), problems, data=data)
+
+
+def _journal(document: Document, problems: Problems, state: Path) -> JournalSettings | None:
+    data = _section(document, "journal", problems)
+    if data is None:
+        return None
+    data.setdefault("path", str(state / "journal"))
+    return validate(JournalSettings, document, ("journal",), problems, data=data)
+
+
+def _sinks(document: Document, problems: Problems) -> tuple[dict[str, SinkEntry], list[str]]:
+    """The entries that are right, and the names of all."""
+    data = _section(document, "sinks", problems) or {}
+    entries = {}
+    for name, given in data.items():
+        way: Way = ("sinks", name)
+        place = document.place(way)
+        if not isinstance(given, dict) or "type" not in given:
+            problems.add(place, dotted(way), "must be a mapping with the key `type`", _installed())
+            continue
+        if not FLOW_NAME.fullmatch(name):
+            problems.add(place, dotted(way), f"not a name: {_NAME_RULE}")
+        try:
+            plugin = registry.load(str(given["type"]))
+        except ConfigurationError as error:
+            problems.add(document.place((*way, "type")), dotted((*way, "type")), str(error), error.hint)
+            continue
+        settings = validate(plugin.settings, document, way, problems)
+        if settings is not None:
+            entries[name] = SinkEntry(name, plugin, settings)
+    return entries, list(data)
+
+
+_NAME_RULE = "lower-case letters, digits, - and _, starting with a letter or digit, at most 63"
+
+
+def _installed() -> str:
+    return f"types installed here: {', '.join(registry.names()) or 'none'}"
+
+
+class _Flows:
+    """Reads flows from a directory or from an inline list."""
+
+    def __init__(
+        self,
+        problems: Problems,
+        sinks: Mapping[str, SinkEntry],
+        named: list[str],
+        source: SourceSettings | None,
+    ) -> None:
+        self._problems = problems
+        self._sinks = sinks
+        self._named = named
+        self._captured = TablePatterns(source.tables) if source is not None else None
+        self._flows: dict[str, Flow] = {}
+
+    def read(self, document: Document) -> dict[str, Flow]:
+        given = document.data.get("flows")
+        if isinstance(given, list):
+            for index, flow in enumerate(given):
+                self._inline(document, index, flow)
+        elif isinstance(given, str):
+            self._directory(document, document.base / Path(given).expanduser())
+        elif given is not None:
+            self._problems.add(
+                document.place(("flows",)), "flows", "must be a directory of flow files, or a list of flows"
+            )
+        elif (document.base / FLOWS).is_dir():
+            self._directory(document, document.base / FLOWS)
+        return self._flows
+
+    def _inline(self, document: Document, index: int, given: object) -> None:
+        way: Way = ("flows", index)
+        if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+            self._problems.add(document.place(way), dotted(way), "must be a mapping with the key `name`")
+            return
+        rest = {key: value for key, value in given.items() if key != "name"}
+        self._flow(given["name"], document, way, rest)
+
+    def _directory(self, document: Document, directory: Path) -> None:
+        place = document.place(("flows",))
+        if not directory.is_dir():
+            hint = "make it, or write a list of flows"
+            self._problems.add(place, "flows", f"there is no directory {shown(directory)}", hint)
+            return
+        try:
+            files = sorted(file for file in directory.iterdir() if not file.name.startswith("."))
+        except OSError as error:
+            self._problems.add(place, "flows", f"{shown(directory)} cannot be read: {error.strerror}")
+            return
+        for file in files:
+            if file.suffix == ".yaml":
+                self._file(file, document.base)
+            elif file.suffix == ".yml":
+                self._problems.add(
+                    place, "flows", f"{shown(file)} is not read", "flow files end in .yaml: rename it"
+                )
+
+    def _file(self, file: Path, base: Path) -> None:
+        document = read(file, self._problems, base=base)
+        if document is None:
+            return
+        data = document.data
+        if not isinstance(data, dict):
+            self._problems.add(document.place(()), "", "must be a mapping with the keys `from` and `to`")
+        elif "name" in data:
+            hint = f"the flow's name is its file's: {file.stem}"
+            self._problems.add(document.place(("name",)), "name", "unknown key", hint)
+        else:
+            self._flow(file.stem, document, (), data)
+
+    def _flow(self, name: str, document: Document, way: Way, data: dict[str, Any]) -> None:
+        place = document.place(way)
+        if not FLOW_NAME.fullmatch(name):
+            self._problems.add(place, dotted(way), f"{name!r} is not a flow's name: {_NAME_RULE}")
+        if name in self._flows:
+            first = self._flows[name]
+            self._problems.add(
+                place, dotted(way), f"the flow {name!r} is there twice: first in line {first.line}"
+            )
+            return
+        self._check_sink(document, (*way, "to"), data.get("to"))
+        settings = validate(FlowSettings, document, way, self._problems, data=data)
+        if settings is None:
+            return
+        self._check_tables(document, way, settings)
+        sink = self._sinks.get(settings.to)
+        if sink is None:
+            return
+        options = validate(
+            sink.plugin.options, document, (*way, "with"), self._problems, data=settings.options
+        )
+        if options is not None:
+            self._flows[name] = Flow(
+                name, settings.from_, settings.to, options, settings.start, document.file, place.line
+            )
+
+    def _check_sink(self, document: Document, way: Way, name: object) -> None:
+        if isinstance(name, str) and name not in self._named:
+            hint = nearest(name, self._named) or "there is none under `sinks:` yet"
+            self._problems.add(document.place(way), dotted(way), f"there is no sink {name!r}", hint)
+
+    def _check_tables(self, document: Document, way: Way, settings: FlowSettings) -> None:
+        """A table that is named in full but not captured would leave the flow silently without it."""
+        if self._captured is None:
+            return
+        for index, text in enumerate(settings.from_):
+            pattern = TablePattern.parse(text)
+            if pattern.excludes or pattern.literal is None or self._captured.matches(*pattern.literal):
+                continue
+            here: Way = (*way, "from", index)
+            self._problems.add(
+                document.place(here),
+                dotted(here),
+                f"the table {text} is not captured: nothing in source.tables includes it",
+                "add it to source.tables, or correct the name",
+            )

@@ -1,0 +1,140 @@
+"""What a configuration is once read: checked values that never change, secrets that never show."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from cdcflow.errors import ConfigurationError
+from cdcflow.model.patterns import TablePattern
+from cdcflow.sink import ConfigPath, Secret, Settings, SinkOptions, SinkPlugin, SinkSettings
+from cdcflow.sink.quantities import Duration, Size
+
+#: A flow's name is a file name, a socket's name and a word in URLs of the console.
+FLOW_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+#: NAMEDATALEN - 1 (manual, 4.1.1): Postgres would cut a longer identifier off.
+IDENTIFIER_BYTES = 63
+
+
+def _table_pattern(text: str) -> str:
+    try:
+        TablePattern.parse(text)
+    except ConfigurationError as error:
+        raise ValueError(f"{error}" + (f"; {error.hint}" if error.hint else "")) from error
+    return text
+
+
+def _slot(name: str) -> str:
+    # Manual, 26.2.6.1: lower-case letters, numbers and the underscore.
+    if not re.fullmatch(r"[a-z0-9_]{1,63}", name):
+        raise ValueError(
+            f"a slot's name is made of lower-case letters, digits and underscores, at most 63; found {name!r}"
+        )
+    return name
+
+
+def _identifier(name: str) -> str:
+    size = len(name.encode())
+    if not name or "\0" in name or size > IDENTIFIER_BYTES:
+        raise ValueError(f"a name in Postgres has 1 to {IDENTIFIER_BYTES} bytes, found {size}")
+    return name
+
+
+def _dsn(dsn: SecretStr) -> SecretStr:
+    if not dsn.get_secret_value().strip():
+        raise ValueError("is empty: write how to reach the database, such as postgresql://user@host/database")
+    return dsn
+
+
+TablePatternText = Annotated[str, AfterValidator(_table_pattern)]
+
+
+class SourceSettings(Settings):
+    """`source:`, the database that is captured."""
+
+    dsn: Annotated[Secret, AfterValidator(_dsn)]
+    tables: Annotated[tuple[TablePatternText, ...], Field(min_length=1)]
+    publication: Annotated[str, AfterValidator(_identifier)] = "cdcflow"
+    slot: Annotated[str, AfterValidator(_slot)] = "cdcflow"
+    backfill: Literal["initial", "none"] = "initial"
+    #: Behind what the slot is confirmed: the journal's fsync, or every flow's checkpoint.
+    confirm: Literal["journaled", "delivered"] = "journaled"
+
+
+class Keep(Settings):
+    """How much history the journal keeps once every flow has read it. None: no such limit.
+
+    The defaults let a flow be rewound by a week, and fit a small machine's disk.
+    """
+
+    size: Size | None = 20 * 10**9
+    age: Duration | None = 7 * 86_400.0
+
+
+class JournalSettings(Settings):
+    """`journal:`, the log of changes on local disk."""
+
+    path: ConfigPath
+    keep: Keep = Keep()
+    #: A segment is what retention removes at once. Below 1 MiB there would be a file per few batches.
+    segment_size: Annotated[Size, Field(ge=1 << 20)] = 128 << 20
+
+
+class EngineSettings(Settings):
+    """`engine:`, where it keeps its state and how many processes it may start for delivery."""
+
+    state: ConfigPath
+    #: Upper bound of worker processes; None: one per flow.
+    processes: Annotated[int, Field(ge=1)] | None = None
+
+
+class FlowSettings(Settings):
+    """A flow as it is written, before its sink is known."""
+
+    from_: Annotated[tuple[TablePatternText, ...], Field(alias="from", min_length=1)]
+    to: str
+    options: Annotated[dict[str, object], Field(alias="with", default_factory=dict)]
+    start: Literal["earliest", "latest"] = "earliest"
+
+
+@dataclass(frozen=True)
+class SinkEntry:
+    """One entry of `sinks:`, with the plugin that its `type` names."""
+
+    name: str
+    plugin: SinkPlugin
+    settings: SinkSettings
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Some tables → one sink. `file` and `line` are where it is written."""
+
+    name: str
+    #: Table patterns.
+    from_: tuple[str, ...]
+    #: Name of the sink's entry.
+    to: str
+    #: The `with:` block, in the model of the sink's plugin.
+    options: SinkOptions
+    #: Where in the journal a flow without a checkpoint begins.
+    start: Literal["earliest", "latest"]
+    file: Path
+    line: int
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that was read. `base` is the directory that relative paths count from."""
+
+    path: Path
+    base: Path
+    source: SourceSettings
+    journal: JournalSettings
+    engine: EngineSettings
+    sinks: Mapping[str, SinkEntry]
+    flows: Mapping[str, Flow]

@@ -1,0 +1,7 @@
+"""Delivery: one worker per flow, from the journal to the sink, with retries and checkpoints."""
+
+from cdcflow.delivery.checkpoints import Checkpoint, CheckpointStore
+from cdcflow.delivery.progress import FlowReport, State
+from cdcflow.delivery.worker import FlowPlan, FlowWorker, describe
+
+__all__ = ["Checkpoint", "CheckpointStore", "FlowPlan", "FlowReport", "FlowWorker", "State", "describe"]

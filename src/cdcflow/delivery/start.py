@@ -1,0 +1,79 @@
+"""Where a flow begins to read: its checkpoint, if there is one that belongs to this journal. A flow never
+begins elsewhere without saying so: what cannot be read any more, or is not the same journal, is an error."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from cdcflow.delivery.checkpoints import CheckpointStore
+from cdcflow.delivery.feed import position_at
+from cdcflow.errors import JournalDamaged, JournalError
+from cdcflow.journal import Reader
+from cdcflow.model import ORIGIN, Position
+from cdcflow.sink import TransactionalSink
+
+_ANOTHER_JOURNAL = (
+    "restore the journal that this flow was delivered from, or give the flow a new name so that it starts "
+    "afresh"
+)
+
+
+async def find_start(
+    flow: str,
+    reader: Reader,
+    store: CheckpointStore,
+    keeper: TransactionalSink | None,
+    latest: Callable[[], Awaitable[None]] | None,
+) -> int:
+    """The offset to read next.
+
+    The sink's own checkpoint wins, then the store's. A flow that has neither begins at the oldest change
+    the journal holds, or at its end, once `latest` has returned; where that was is stored at once, so that
+    a flow whose sink is down from the first moment misses nothing that retention removes meanwhile.
+
+    Raises JournalError when the journal no longer holds the offset, or never did.
+    """
+    own = None if keeper is None else await keeper.checkpoint()
+    stored = await asyncio.to_thread(store.get, flow)
+    if own is not None:
+        offset = own
+    elif stored is not None:
+        offset = stored.offset
+    else:
+        if latest is not None:
+            await latest()
+        offset = reader.first_offset() if latest is None else reader.head().offset
+        await asyncio.to_thread(store.save, flow, offset)
+    first = reader.first_offset()
+    if offset < first:
+        raise JournalError(
+            f"flow {flow!r} is at offset {offset}, but the journal begins at {first}: "
+            f"{first - offset} change(s) are missing",
+            hint="the flow needs a backfill: give it a new name, so that it starts afresh",
+        )
+    try:
+        # Looks beyond a head that a power cut has left behind what is durable.
+        await asyncio.to_thread(reader.read, offset, max_changes=1, max_bytes=1)
+    except JournalDamaged:
+        raise
+    except JournalError as error:
+        if offset < reader.first_offset():
+            raise
+        raise JournalError(
+            f"flow {flow!r} is at offset {offset}, beyond the journal's end at {reader.head().offset}: the "
+            "journal was replaced or went back",
+            hint=_ANOTHER_JOURNAL,
+        ) from error
+    if own is None and stored is not None and stored.position != ORIGIN and offset > first:
+        found = await asyncio.to_thread(_position_before, reader, offset)
+        if found != stored.position:
+            raise JournalError(
+                f"flow {flow!r} was delivered up to position {stored.position}, but the journal holds "
+                f"{found} before offset {offset}: it is another journal",
+                hint=_ANOTHER_JOURNAL,
+            )
+    return offset
+
+
+def _position_before(reader: Reader, offset: int) -> Position | None:
+    frames = reader.read(offset - 1, max_changes=1, max_bytes=1)
+    return position_at(frames[0], 0) if frames else None

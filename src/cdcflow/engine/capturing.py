@@ -1,0 +1,46 @@
+"""The work of the capture process: `cdcflow.source.capture`, under the supervisor's eyes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cdcflow.config import Config
+from cdcflow.engine.reports import CaptureReport, Delivered, Order, Report
+from cdcflow.source.appender import Retention
+from cdcflow.source.capture import Capture, CaptureSettings
+
+
+class Capturing:
+    """`run` returns 0 after `stop`, behind the last fsync, or raises what no retry can mend."""
+
+    def __init__(self, config: Config, report: Callable[[Report], None]) -> None:
+        self._report = report
+        source, journal = config.source, config.journal
+        settings = CaptureSettings(
+            dsn=source.dsn.get_secret_value(),
+            slot=source.slot,
+            publication=source.publication,
+            journal=journal.path,
+            backfill=source.backfill == "initial",
+            confirm_delivered=source.confirm == "delivered",
+            segment_bytes=journal.segment_size,
+            retention=Retention(max_bytes=journal.keep.size, max_age=journal.keep.age),
+        )
+        self._capture = Capture(settings, self._tell)
+
+    def run(self) -> int:
+        self._capture.run()
+        return 0
+
+    def stop(self) -> None:
+        self._capture.stop()
+
+    def hurry(self) -> None:
+        """What is not fsynced by then comes again from the slot: the process may simply end."""
+        self._capture.stop()
+
+    def obey(self, order: Order) -> None:
+        if isinstance(order, Delivered):
+            self._capture.delivered(order.offset)
+
+    def _tell(self, figures: Mapping[str, Any]) -> None:
+        self._report(CaptureReport(dict(figures)))

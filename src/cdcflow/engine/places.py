@@ -1,0 +1,98 @@
+"""Where the engine keeps what: every path under the state folder, and the locks that guard it."""
+
+import errno
+import fcntl
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdcflow.errors import EnvironmentFault
+
+#: How often a held lock is tried again, in seconds.
+RETRY = 0.02
+
+
+@dataclass(frozen=True)
+class Places:
+    """The paths of one state folder. Nothing exists before `make`."""
+
+    state: Path
+
+    @property
+    def run(self) -> Path:
+        """Locks and sockets of what runs now."""
+        return self.state / "run"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.state / "cdcflow.db"
+
+    @property
+    def engine_lock(self) -> Path:
+        return self.run / "engine.lock"
+
+    @property
+    def engine_socket(self) -> Path:
+        return self.run / "engine.sock"
+
+    def flow_lock(self, flow: str) -> Path:
+        return self.run / f"flow-{flow}.lock"
+
+    def flow_socket(self, flow: str) -> Path:
+        return self.run / f"flow-{flow}.sock"
+
+    def make(self) -> None:
+        """Makes the folders, for this user only: they hold personal data. Raises EnvironmentFault."""
+        try:
+            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.run.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise EnvironmentFault(
+                f"the state folder {self.state} cannot be made: {error.strerror}",
+                hint="make it writable for this user, or name another one at engine.state",
+            ) from error
+
+
+class Lock:
+    """Holds a flock, which ends with its holder however that dies.
+
+    Raises EnvironmentFault, naming the holder's pid, when somebody else holds it for longer than
+    `timeout` seconds; `what` and `hint` go into the message.
+    """
+
+    def __init__(self, path: Path, *, what: str, hint: str, timeout: float = 0.0) -> None:
+        try:
+            # Not inherited (PEP 446): a child never keeps the lock of a dead parent.
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise EnvironmentFault(
+                f"the lock {path} cannot be opened: {error.strerror}",
+                hint="make its folder writable for this user",
+            ) from error
+        deadline = time.monotonic() + timeout
+        try:
+            while not self._try():
+                if time.monotonic() >= deadline:
+                    raise EnvironmentFault(f"{what} (process {self._holder()} holds {path})", hint=hint)
+                time.sleep(RETRY)
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def release(self) -> None:
+        os.close(self._fd)
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def _holder(self) -> str:
+        return os.pread(self._fd, 20, 0).decode("ascii", "replace").strip() or "unknown"

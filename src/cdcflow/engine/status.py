@@ -1,0 +1,125 @@
+"""The status document: what a running engine says of itself, to `cdcflow status` and to whoever watches.
+What is not known is null, never 0, and a flow is never called up to date while nobody knows."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cdcflow.config import Config, Flow
+from cdcflow.delivery import FlowReport
+from cdcflow.engine.process import Child, ending
+from cdcflow.errors import JournalError
+from cdcflow.journal import Reader
+from cdcflow.journal.layout import segments
+
+#: A process that reports twice a second and has said nothing for this long hangs.
+STALE_SECONDS = 10.0
+
+#: So many crashes in a row are no accident: a person should look.
+CRASHES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What flows depend on. `seen` says whether the source was streamed since the engine started."""
+
+    state: str
+    seen: bool
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """A flow's process. `silent` is the number of seconds since its last report, None before the first."""
+
+    running: bool
+    silent: float | None
+    crashes: int = 0
+    #: How and why the last one ended, in words.
+    end: str = ""
+
+
+def judge(report: FlowReport, life: Life, source: Source) -> FlowReport:
+    """The flow's own report, corrected by what it cannot know: whether its process lives, and whether the
+    journal it compares itself with is still being written."""
+    unknown = replace(report, lag_changes=None, lag_seconds=None)
+    if not life.running and life.crashes >= CRASHES:
+        return replace(
+            unknown, state="needs attention", reason=f"its process {life.end}, again and again: see the log"
+        )
+    if not life.running or life.silent is None:
+        reason = f"its process {life.end}" if life.end else ""
+        return replace(unknown, state="starting", reason=reason)
+    if life.silent > STALE_SECONDS:
+        said = f"its process has said nothing for {life.silent:.0f} s"
+        return replace(unknown, state="unknown", reason=said)
+    if source.state == "streaming":
+        return report
+    if report.state != "up to date":
+        return unknown
+    if source.state == "backfilling" or not source.seen:
+        return replace(unknown, state="starting", reason=f"capture is {source.state}")
+    why = f": {source.error}" if source.error else ""
+    return replace(unknown, state="unknown", reason=f"capture is {source.state}{why}")
+
+
+def flow_document(flow: Flow, config: Config, report: FlowReport, child: Child) -> dict[str, Any]:
+    return {
+        "name": flow.name,
+        "from": list(flow.from_),
+        "to": flow.to,
+        "sink": config.sinks[flow.to].plugin.name,
+        "state": report.state,
+        "reason": report.reason,
+        "checkpoint": report.checkpoint,
+        "lag_changes": report.lag_changes,
+        "lag_seconds": report.lag_seconds,
+        "delivered": report.delivered,
+        "batches": report.batches,
+        "retries": report.retries,
+        "restarts": child.restarts,
+        "last_delivery": report.last_delivery,
+        "pid": child.pid,
+    }
+
+
+def capture_document(config: Config, figures: dict[str, Any], state: str, child: Child) -> dict[str, Any]:
+    """Capture's own figures, with null for what is only known while it is connected."""
+    known = {
+        "slot": config.source.slot,
+        "received_lsn": None,
+        "confirmed_lsn": None,
+        "server_lsn": None,
+        "lag_bytes": None,
+        "changes": 0,
+        "bytes": 0,
+        "error": None,
+        "last_commit_time": None,
+        "backfill": None,
+        **figures,
+        "state": state,
+        "restarts": child.restarts,
+        "pid": child.pid,
+    }
+    if state in ("stopped", "connecting"):
+        known |= {"lag_bytes": None, "server_lsn": None}
+    if child.pid is None:
+        known["error"] = how_it_ended(child) or known["error"]
+    return known
+
+
+def how_it_ended(child: Child) -> str:
+    """Empty where none has ended yet."""
+    if child.code is None:
+        return ""
+    return ending(child.code) + (f": {child.failed.message}" if child.failed else "")
+
+
+def journal_document(path: Path) -> dict[str, int | None]:
+    """Read from the journal itself, so that it holds whether or not capture runs."""
+    try:
+        with Reader(path) as reader:
+            size = sum(segment.path.stat().st_size for segment in segments(path))
+            return {"offset": reader.head().offset, "first_offset": reader.first_offset(), "bytes": size}
+    except (JournalError, OSError):
+        return {"offset": None, "first_offset": None, "bytes": None}

@@ -1,0 +1,37 @@
+"""What a sink is: the protocol, its settings and how it is found. Knows no sink by name."""
+
+from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient
+from cdcflow.sink.protocol import (
+    Batching,
+    Finding,
+    FlowContext,
+    Probe,
+    QuerySink,
+    SchemaSink,
+    Sink,
+    SinkPlugin,
+    TransactionalSink,
+)
+from cdcflow.sink.settings import BASE, ConfigPath, Secret, Settings, SinkOptions, SinkSettings
+
+__all__ = [
+    "BASE",
+    "Batching",
+    "ConfigPath",
+    "DeliveryError",
+    "Finding",
+    "FlowContext",
+    "Permanent",
+    "Probe",
+    "QuerySink",
+    "Rejected",
+    "SchemaSink",
+    "Secret",
+    "Settings",
+    "Sink",
+    "SinkOptions",
+    "SinkPlugin",
+    "SinkSettings",
+    "Transient",
+    "TransactionalSink",
+]

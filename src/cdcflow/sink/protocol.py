@@ -1,0 +1,101 @@
+"""What a sink is. The engine owns batching, waiting, retrying, dead-lettering and checkpoints; a sink
+only writes, and says plainly how it failed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import pyarrow as pa
+
+from cdcflow.model import Batch, Relation
+from cdcflow.model.finding import Finding
+from cdcflow.sink.settings import SinkOptions, SinkSettings
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """A destination, bound to one flow.
+
+    `write` may be given the same batch again after any failure, and must converge: a sink is told
+    everything at least once. It returns when the whole batch is durable at the destination. It raises
+    `Transient`, `Permanent` or `Rejected` (see `cdcflow.errors`) and nothing else on purpose; any other
+    exception is a defect and is treated as `Permanent`.
+
+    All calls come from one task, one at a time; `close` also comes after a failed `open`.
+    """
+
+    async def open(self) -> None: ...
+
+    async def write(self, batch: Batch) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@runtime_checkable
+class TransactionalSink(Sink, Protocol):
+    """Keeps the checkpoint with the data, in one transaction, so that a replay changes nothing.
+
+    A `write` that returns has stored `batch.end` with the batch. The engine asks for `checkpoint` once
+    after `open`, and what it says wins over the engine's own; None means that nothing was ever written.
+    """
+
+    async def checkpoint(self) -> int | None: ...
+
+
+@runtime_checkable
+class SchemaSink(Sink, Protocol):
+    """Gets each new generation of a relation before the first of its rows."""
+
+    async def prepare(self, relations: Sequence[Relation]) -> None: ...
+
+
+@runtime_checkable
+class QuerySink(Sink, Protocol):
+    """Answers SQL about what it holds, while it goes on writing. Read-only: raises `Permanent` for
+    anything that would write and for SQL that is wrong."""
+
+    async def query(self, sql: str) -> pa.Table: ...
+
+
+@runtime_checkable
+class Probe(Sink, Protocol):
+    """Checks credentials and reachability for `cdcflow check`, writing nothing. Called without `open`."""
+
+    async def probe(self) -> Sequence[Finding]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How large a batch the sink likes. The engine fills batches up to these limits when there is a
+    backlog and never waits for one to fill when there is none."""
+
+    max_changes: int = 1_000
+    max_bytes: int = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FlowContext:
+    """What a sink may know of the flow it is bound to."""
+
+    flow: str
+    #: A directory of the sink's own for this flow; it exists, with mode 0700.
+    state: Path
+
+
+@dataclass(frozen=True)
+class SinkPlugin:
+    """What the entry point group `cdcflow.sinks` holds under a sink's type name.
+
+    `settings` models the sink's entry in `cdcflow.yaml`, `options` a flow's `with:` block. `create`
+    must not do I/O: that is for `open`.
+    """
+
+    name: str
+    settings: type[SinkSettings]
+    create: Callable[[Any, Any, FlowContext], Sink]
+    options: type[SinkOptions] = SinkOptions
+    batching: Batching = field(default_factory=Batching)
+    #: For destinations that one process alone can write (a DuckDB file): flows whose sinks give the
+    #: same text run in one process. None: no such limit.
+    exclusive: Callable[[Any], str | None] = lambda _settings: None

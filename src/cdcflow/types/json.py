@@ -1,0 +1,32 @@
+"""json and jsonb: the raw text, never through a float or a dict, so that big integers, duplicate keys
+and escaped lone surrogates arrive as Postgres holds them.
+
+The warehouse column is VARCHAR, which DuckDB's JSON functions read: its JSON type refuses documents
+that Postgres takes (lone surrogates in `json`), and a refusal would stop the flow.
+"""
+
+from dataclasses import dataclass
+
+import orjson
+import pyarrow as pa
+
+from cdcflow.types.base import PgType
+
+
+@dataclass(frozen=True)
+class Json(PgType):
+    """json, jsonb."""
+
+    @classmethod
+    def of(cls, name: str) -> "Json":
+        return cls(name, pa.string(), "VARCHAR")
+
+    def _convert(self, values: pa.StringArray) -> pa.Array:
+        return values
+
+    def json(self, text: str) -> object:
+        # A raw line end can only stand between tokens (RFC 8259, section 7: control characters inside
+        # strings are escaped), and would break a reader of lines.
+        if "\n" in text or "\r" in text:
+            text = text.replace("\r", " ").replace("\n", " ")
+        return orjson.Fragment(text)

@@ -1,0 +1,54 @@
+"""Stands in for capture in the tests of the engine, where no database is needed: a process of the engine
+that appends one change every few milliseconds to a real journal.
+
+Its behaviour is in the environment: PROBE_CHANGES, how many changes the journal is to hold in the end;
+PROBE_FAIL, a message to fail with for good; PROBE_STATE, the state to report.
+"""
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+from cdcflow.config import load
+from cdcflow.engine.child import Reporter, serve
+from cdcflow.engine.reports import CaptureReport, Delivered, Order
+from cdcflow.errors import SourceError
+from cdcflow.testing.scripted import JournalSource
+
+
+class Probe:
+    def __init__(self, config: Path, report: Reporter) -> None:
+        self._path = load(config).journal.path
+        self._report = report
+        self._stop = threading.Event()
+        self._delivered = 0
+
+    def run(self) -> int:
+        if "PROBE_FAIL" in os.environ:
+            raise SourceError(os.environ["PROBE_FAIL"], hint="mend it")
+        source = JournalSource(self._path)
+        wanted = int(os.environ["PROBE_CHANGES"])
+        while not self._stop.wait(0.005):
+            offset = source.writer.tail.offset
+            if offset < wanted:
+                source.commit([offset])
+            state = os.environ.get("PROBE_STATE", "streaming")
+            self._report(CaptureReport({"state": state, "delivered": self._delivered}))
+        source.writer.close()
+        return 0
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def hurry(self) -> None:
+        self._stop.set()
+
+    def obey(self, order: Order) -> None:
+        if isinstance(order, Delivered):
+            self._delivered = order.offset
+
+
+if __name__ == "__main__":
+    reporter = Reporter()
+    sys.exit(serve(lambda: Probe(Path(sys.argv[1]), reporter), reporter))

@@ -1,0 +1,17 @@
+"""The engine with the probe for capture, as a program: `probe_engine.py CONFIG`."""
+
+import sys
+from pathlib import Path
+
+from cdcflow.config import load
+from cdcflow.engine.supervisor import Commands, run
+
+
+class ProbeCommands(Commands):
+    def capture(self) -> list[str]:
+        return [sys.executable, str(Path(__file__).with_name("probe_capture.py")), self.config]
+
+
+if __name__ == "__main__":
+    config = load(Path(sys.argv[1]))
+    sys.exit(run(config, verbose=True, preflight=lambda _: [], commands=ProbeCommands(config)))

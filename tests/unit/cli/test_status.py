@@ -1,0 +1,166 @@
+"""`cdcflow status`, asked of a real control socket."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from typer.testing import Result
+
+from cdcflow.cli import output
+from cdcflow.cli.status import remarks, rows, summary
+from cdcflow.engine.control import ControlServer
+from cdcflow.engine.places import Places
+
+Run = Callable[..., Result]
+
+DOCUMENT: dict[str, Any] = {
+    "engine": {"state": "running", "pid": 4711, "started": time.time() - 7_300, "version": "0.1.0"},
+    "capture": {
+        "state": "streaming",
+        "slot": "cdcflow",
+        "received_lsn": "0/100",
+        "confirmed_lsn": "0/100",
+        "lag_bytes": 2_048,
+        "journal": {"offset": 1_000, "first_offset": 10, "bytes": 5_000_000},
+        "error": None,
+        "backfill": None,
+    },
+    "flows": [
+        {
+            "name": "all",
+            "state": "catching up",
+            "reason": "",
+            "lag_changes": 12,
+            "lag_seconds": 3.25,
+            "delivered": 988,
+            "retries": 1,
+            "restarts": 0,
+            "last_delivery": time.time() - 1,
+        },
+        {
+            "name": "orders",
+            "state": "needs attention",
+            "reason": "401 from the receiver",
+            "lag_changes": None,
+            "lag_seconds": None,
+            "delivered": 0,
+            "retries": 0,
+            "restarts": 2,
+            "last_delivery": None,
+        },
+    ],
+}
+
+
+@pytest.fixture
+def engine(project: Path) -> Iterator[None]:
+    """A control socket that answers as the engine does."""
+    places = Places(project / "state")
+    places.make()
+    loop = asyncio.new_event_loop()
+    listening = threading.Event()
+    ended = asyncio.Event()
+
+    async def answer(_: Mapping[str, Any]) -> bytes:
+        return orjson.dumps(DOCUMENT)
+
+    async def serve() -> None:
+        server = await ControlServer.start(places.engine_socket, answer)
+        listening.set()
+        await ended.wait()
+        await server.close()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    assert listening.wait(10)
+    yield
+    loop.call_soon_threadsafe(ended.set)
+    thread.join(10)
+    loop.close()
+
+
+@pytest.mark.usefixtures("engine")
+def test_the_engine_s_own_document_is_the_json(run: Run) -> None:
+    result = run("status", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == DOCUMENT
+
+
+@pytest.mark.usefixtures("engine")
+def test_flows_are_data_and_what_is_unknown_is_empty_and_not_0(run: Run) -> None:
+    result = run("status")
+    header, first, second = (line.split("\t") for line in result.stdout.splitlines())
+    assert header[:4] == ["flow", "state", "lag", "behind"]
+    assert first[:5] == ["all", "catching up", "12", "3.2 s", "988"]
+    assert second[:5] == ["orders", "needs attention", "", "", "0"]
+    assert second[-1] == "401 from the receiver"
+    assert "capture  streaming, slot cdcflow, 2.0 kB behind the server" in result.stderr
+    assert "journal  990 changes kept, head 1,000, 5.0 MB" in result.stderr
+    assert "process 4711, for 2 h" in result.stderr
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_person_sees_what_fits_and_a_remark_where_something_is_not_fine(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "on_terminal", lambda: True)
+    result = run("status")
+    header, first, second = result.stdout.splitlines()
+    assert header.split() == ["flow", "state", "lag", "behind", "delivered", "last", "delivery"]
+    assert first.split()[:5] == ["all", "catching", "up", "12", "3.2"]
+    assert second.split() == ["orders", "needs", "attention", "–", "–", "0", "–"]
+    assert result.stderr.splitlines()[-2:] == ["all: 1 retries", "orders: 401 from the receiver, 2 restarts"]
+
+
+def test_without_an_engine_everything_is_unknown_and_it_ends_with_3(project: Path, run: Run) -> None:
+    result = run("status", "--json")
+    assert result.exit_code == 3
+    document = json.loads(result.stdout)
+    assert document["engine"]["state"] == "stopped"
+    assert document["capture"] is None
+    assert [(flow["name"], flow["state"]) for flow in document["flows"]] == [
+        ("all", "unknown"),
+        ("orders", "unknown"),
+    ]
+    assert "next: `cdcflow run`" in result.stderr
+
+
+def test_a_watch_goes_on_until_it_is_interrupted(project: Path) -> None:
+    code = "from cdcflow.cli.main import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "status", "--watch", "--json"], stdout=subprocess.PIPE, cwd=project
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(2):
+            assert json.loads(process.stdout.readline())["engine"]["state"] == "stopped"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+def test_unknown_figures_of_capture_are_told_as_unknown() -> None:
+    capture = {
+        "state": "connecting",
+        "slot": "s",
+        "lag_bytes": None,
+        "error": "connection refused",
+        "journal": {"offset": None, "first_offset": None, "bytes": None},
+        "backfill": {"tables": 3, "done": 1},
+    }
+    lines = summary({"engine": {"state": "starting", "pid": None}, "capture": capture, "flows": []})
+    assert lines == [
+        "engine   starting",
+        "capture  connecting, slot s, lag unknown",
+        "         connection refused",
+        "backfill tables 3, done 1",
+        "journal  unknown",
+    ]
+    assert rows({"flows": []}) == remarks({"flows": []}) == []

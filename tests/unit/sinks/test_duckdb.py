@@ -1,0 +1,574 @@
+import asyncio
+import itertools
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+import pytest
+from cdcflow_sinks.duckdb import DuckDBSettings, DuckDBSink, plugin
+
+from cdcflow.errors import Permanent, Rejected, Transient
+from cdcflow.model import UNCHANGED, Column, Op, Position, Relation
+from cdcflow.sink import (
+    FlowContext,
+    Probe,
+    QuerySink,
+    SchemaSink,
+    Sink,
+    SinkOptions,
+    TransactionalSink,
+)
+from cdcflow.testing.batches import Made, Row, batch_of, make_batch, make_relation
+from cdcflow.testing.conformance import SinkConformance
+
+Result = TypeVar("Result")
+
+INT4, INT8, FLOAT8, NUMERIC, TIMESTAMPTZ, INTERVAL = 23, 20, 701, 1700, 1184, 1186
+
+
+def numeric(precision: int, scale: int) -> int:
+    """The type modifier of numeric(precision, scale)."""
+    return (precision << 16 | scale) + 4
+
+
+def make_sink(path: Path, flow: str = "flow", **settings: Any) -> DuckDBSink:
+    return DuckDBSink(
+        DuckDBSettings(type="duckdb", path=path, **settings),
+        SinkOptions(),
+        FlowContext(flow=flow, state=path.parent),
+    )
+
+
+def with_sink(path: Path, work: Callable[[DuckDBSink], Awaitable[Result]], **settings: Any) -> Result:
+    """Runs `work` with an open sink and closes it."""
+
+    async def run() -> Result:
+        sink = make_sink(path, **settings)
+        try:
+            await sink.open()
+            return await work(sink)
+        finally:
+            await sink.close()
+
+    return asyncio.run(run())
+
+
+def rows_of(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    """What another program sees in the file."""
+    connection = duckdb.connect(str(path), read_only=True)
+    try:
+        found: list[tuple[Any, ...]] = connection.execute(sql).fetchall()
+        return found
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "warehouse.duckdb"
+
+
+class TestConformance(SinkConformance):
+    holds = "state"
+
+    def make_sink(self, context: FlowContext) -> Sink:
+        settings = DuckDBSettings(type="duckdb", path=self.place / "warehouse.duckdb")
+        return plugin.create(settings, SinkOptions(), context)
+
+    def make_failing_sink(self, context: FlowContext) -> Sink | None:
+        settings = DuckDBSettings(type="duckdb", path=self.place / "missing" / "warehouse.duckdb")
+        return plugin.create(settings, SinkOptions(), context)
+
+    def rows(self, relation: Relation) -> Sequence[Mapping[str, str | None]]:
+        def quoted(name: str) -> str:
+            return '"' + name.replace('"', '""') + '"'
+
+        columns = ", ".join(f"{quoted(name)}::VARCHAR" for name in relation.names)
+        table = f"{quoted(relation.schema)}.{quoted(relation.name)}"
+        found = rows_of(self.place / "warehouse.duckdb", f"SELECT {columns} FROM {table}")
+        return [dict(zip(relation.names, row, strict=True)) for row in found]
+
+
+def test_the_plugin_is_found_and_its_sink_has_every_extra(path: Path) -> None:
+    sink = plugin.create(
+        DuckDBSettings(type="duckdb", path=path), SinkOptions(), FlowContext("f", path.parent)
+    )
+
+    for extra in (Sink, TransactionalSink, SchemaSink, QuerySink, Probe):
+        assert isinstance(sink, extra)
+    assert not path.exists(), "creating a sink must not touch the disk"
+
+
+def test_flows_to_one_file_are_exclusive_however_its_path_is_written(path: Path) -> None:
+    roundabout = path.parent / "x" / ".." / path.name
+
+    first, second = (DuckDBSettings(type="duckdb", path=p) for p in (path, roundabout))
+
+    assert plugin.exclusive(first) == plugin.exclusive(second) == str(path)
+
+
+TYPED = Relation(
+    1,
+    "shop",
+    "typed",
+    "d",
+    (
+        Column("id", INT8, key=True),
+        Column("price", NUMERIC, numeric(12, 2)),
+        Column("total", NUMERIC),
+        Column("at", TIMESTAMPTZ),
+        Column("ratio", FLOAT8),
+        Column("tags", 1009),
+        Column("doc", 3802),
+        Column("raw", 17),
+        Column("took", INTERVAL),
+        Column("ref", 2950),
+    ),
+)
+
+
+def typed_row(**values: str | None) -> Row:
+    return {
+        "id": "1",
+        "price": "1.10",
+        "total": "1.10",
+        "at": "2026-11-22 18:18:44.5+00",
+        "ratio": "-0",
+        "tags": '{a,NULL,"b c"}',
+        "doc": '{"n": 12345678901234567890}',
+        "raw": "\\x00ff",
+        "took": "1 mon -1 days +01:00:00",
+        "ref": "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+        **values,
+    }
+
+
+def test_values_have_their_types_in_the_warehouse(path: Path) -> None:
+    with_sink(path, lambda sink: sink.write(make_batch(TYPED, [("insert", typed_row(), None)])))
+
+    [found] = rows_of(
+        path,
+        "SELECT typeof(price), price::VARCHAR, total, epoch_us(typed.at), ratio::VARCHAR,"
+        " tags->>'$[2]', tags, doc, raw, took = INTERVAL '1 month -1 days 1 hour', ref = "
+        "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::UUID FROM shop.typed",
+    )
+
+    assert found == (
+        "DECIMAL(12,2)",
+        "1.10",
+        "1.10",
+        1_795_371_524_500_000,
+        "-0.0",
+        "b c",
+        '["a",null,"b c"]',
+        '{"n": 12345678901234567890}',
+        b"\x00\xff",
+        True,
+        True,
+    )
+
+
+def test_a_value_that_its_column_cannot_hold_stops_the_flow_until_the_column_is_text(path: Path) -> None:
+    batch = make_batch(
+        TYPED, [("insert", typed_row(), None), ("insert", typed_row(id="2", price="NaN"), None)]
+    )
+
+    with_sink(path, lambda sink: sink.prepare([TYPED]))
+    with pytest.raises(Permanent) as caught:
+        with_sink(path, lambda sink: sink.write(batch))
+
+    assert "shop.typed, column price: NaN of type numeric(12,2) does not fit DECIMAL(12,2)" in str(
+        caught.value
+    )
+    assert rows_of(path, "SELECT * FROM shop.typed") == [], "nothing of a failed batch may stay"
+    remedy = caught.value.hint.partition("warehouse: ")[2].partition(";")[0]
+    connection = duckdb.connect(str(path))
+    connection.execute(remedy)
+    connection.close()
+    with_sink(path, lambda sink: sink.write(batch))
+    assert rows_of(path, "SELECT id, price FROM shop.typed ORDER BY id") == [(1, "1.10"), (2, "NaN")]
+
+
+@pytest.mark.parametrize(
+    ("column", "texts"),
+    [
+        (Column("k", FLOAT8, key=True), ["0", "-0", "NaN", "Infinity", "0"]),
+        (Column("k", NUMERIC, key=True), ["1.0", "1.00", "NaN", "1.0"]),
+        (Column("k", NUMERIC, numeric(6, 3), key=True), ["1.000", "-1.000", "1.000"]),
+        (Column("k", 25, key=True), ["a", "A", "a ", "", "ä", "a"]),
+        (Column("k", 17, key=True), ["\\x", "\\x00", "\\x61", "\\x"]),
+        (Column("k", TIMESTAMPTZ, key=True), ["infinity", "0044-03-15 00:00:00+00 BC", "infinity"]),
+        (Column("k", INTERVAL, key=True), ["1 mon", "30 days", "1 mon"]),
+        (Column("k", 2950, key=True), ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"] * 2),
+    ],
+    ids=lambda value: str(value.type_oid) if isinstance(value, Column) else "",
+)
+@pytest.mark.parametrize("together", [True, False], ids=["one batch", "batch by batch"])
+def test_a_row_is_found_by_its_key_through_every_change_of_it(
+    path: Path, column: Column, texts: list[str], together: bool
+) -> None:
+    relation = make_relation("t", [column, "v"])
+    changes: list[tuple[Op | str, Row | None, Row | None]] = [("insert", {"k": texts[0], "v": "0"}, None)]
+    for number, (before, after) in enumerate(itertools.pairwise(texts), start=1):
+        old = {"k": before} if before != after else None
+        changes.append(("update", {"k": after, "v": str(number)}, old))
+    whole = make_batch(relation, changes)
+    batches = [whole] if together else [whole.slice(i, i + 1) for i in range(whole.count)]
+
+    async def write(sink: DuckDBSink) -> None:
+        for batch in batches:
+            await sink.write(batch)
+
+    with_sink(path, write)
+    assert rows_of(path, "SELECT v FROM public.t") == [(str(len(texts) - 1),)]
+    gone = make_batch(relation, [("delete", None, {"k": texts[-1]})], base=whole.count)
+    with_sink(path, lambda sink: sink.write(gone))
+    assert rows_of(path, "SELECT v FROM public.t") == []
+
+
+def test_an_update_that_leaves_out_a_value_nobody_has_is_refused_alone(path: Path) -> None:
+    relation = make_relation("t", ["id", "a", "b"])
+    batch = make_batch(
+        relation,
+        [
+            ("insert", {"id": "1", "a": "x", "b": "y"}, None),
+            ("update", {"id": "7", "a": "z", "b": UNCHANGED}, None),
+            ("update", {"id": "1", "a": UNCHANGED, "b": "w"}, None),
+        ],
+    )
+
+    async def write_in_two(sink: DuckDBSink) -> None:
+        await sink.write(batch.slice(0, 1))
+        with pytest.raises(Rejected) as caught:
+            await sink.write(batch)
+        assert list(caught.value.rows) == [1]
+        assert await sink.checkpoint() == 3
+
+    with_sink(path, write_in_two)
+    assert rows_of(path, "SELECT id, a, b FROM public.t") == [("1", "x", "w")]
+
+
+def test_a_table_that_changes_its_shape_back_and_forth_in_one_batch_ends_right(path: Path) -> None:
+    keyed = make_relation("t", ["id", "a"])
+    full = make_relation("t", ["id", "a"], replica_identity="f")
+    changes = [
+        Made(keyed, Op.INSERT, {"id": "1", "a": "x"}),
+        Made(full, Op.UPDATE, {"id": "1", "a": "y"}, {"id": "1", "a": "x"}),
+        Made(full, Op.INSERT, {"id": "2", "a": "y"}),
+        Made(keyed, Op.UPDATE, {"id": "1", "a": "z"}),
+        Made(full, Op.DELETE, None, {"id": "2", "a": "y"}),
+    ]
+
+    with_sink(path, lambda sink: sink.write(batch_of(changes)))
+
+    assert rows_of(path, "SELECT id, a FROM public.t") == [("1", "z")]
+
+
+def test_a_new_column_is_added_and_older_rows_have_null_there(path: Path) -> None:
+    older, newer = make_relation("t", ["id", "a"]), make_relation("t", ["id", "a", "b"])
+
+    async def write(sink: DuckDBSink) -> None:
+        await sink.write(make_batch(older, [("insert", {"id": "1", "a": "x"}, None)]))
+        await sink.prepare([newer])
+        await sink.write(make_batch(newer, [("insert", {"id": "2", "a": "y", "b": "z"}, None)], base=1))
+
+    with_sink(path, write)
+    assert rows_of(path, "SELECT id, a, b FROM public.t ORDER BY id") == [("1", "x", None), ("2", "y", "z")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "words", "remedy"),
+    [
+        (["id"], "has a column a that the source has not", 'ALTER TABLE "warehouse"."public"."t" DROP "a"'),
+        (["id", Column("a", INT4)], "the warehouse has VARCHAR", ""),
+        ([Column("id", INT4, key=True), "a"], "", ""),
+    ],
+)
+def test_other_changes_of_shape_stop_with_a_remedy(
+    path: Path, columns: list[str | Column], words: str, remedy: str
+) -> None:
+    before = make_relation("t", ["id", Column("a", INT8)])
+    with_sink(path, lambda sink: sink.prepare([before]))
+    if not remedy:
+        # text → integer in the source: VARCHAR here holds every text, so it goes on.
+        with_sink(path, lambda sink: sink.prepare([make_relation("u", ["id", "a"])]))
+        with_sink(path, lambda sink: sink.prepare([make_relation("u", columns)]))
+        return
+
+    with pytest.raises(Permanent, match=words) as caught:
+        with_sink(path, lambda sink: sink.prepare([make_relation("t", columns)]))
+
+    assert remedy in caught.value.hint
+
+
+def test_a_column_of_another_type_stops_with_a_remedy(path: Path) -> None:
+    with_sink(path, lambda sink: sink.prepare([make_relation("t", ["id", Column("a", INT4)])]))
+
+    with pytest.raises(
+        Permanent, match=r"column a: the warehouse has INTEGER.*bigint needs BIGINT"
+    ) as caught:
+        with_sink(path, lambda sink: sink.prepare([make_relation("t", ["id", Column("a", INT8)])]))
+
+    assert 'ALTER "a" TYPE BIGINT' in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (make_relation("a"), make_relation("A")),
+        (make_relation("a", schema="s"), make_relation("b", schema="S")),
+        (None, make_relation("a", ["x", "X"], key=["x"])),
+        (None, make_relation("checkpoint", schema="cdcflow")),
+        (None, make_relation("empty", [])),
+    ],
+    ids=["tables", "schemas", "columns", "our own schema", "no columns"],
+)
+def test_names_that_duckdb_cannot_tell_apart_stop_with_a_remedy(
+    path: Path, first: Relation | None, second: Relation
+) -> None:
+    async def prepare(sink: DuckDBSink) -> None:
+        if first is not None:
+            await sink.prepare([first])
+        with pytest.raises(Permanent) as caught:
+            await sink.prepare([second])
+        assert caught.value.hint
+
+    with_sink(path, prepare)
+
+
+def test_names_that_differ_in_the_case_of_other_letters_are_kept_apart(path: Path) -> None:
+    relation = make_relation("Ärger", ["ä", "Ä", "rowid"], key=["ä"], schema="temp")
+    other = make_relation("ärger", ["ä"], key=["ä"], schema="temp")
+    row = {"ä": "1", "Ä": "2", "rowid": "3"}
+
+    async def write(sink: DuckDBSink) -> None:
+        await sink.write(make_batch(relation, [("insert", row, None)]))
+        await sink.write(make_batch(other, [("insert", {"ä": "9"}, None)], base=1))
+
+    with_sink(path, write)
+    assert rows_of(path, 'SELECT "ä", "Ä", "rowid" FROM warehouse.temp."Ärger"') == [("1", "2", "3")]
+    assert rows_of(path, 'SELECT "ä" FROM warehouse.temp."ärger"') == [("9",)]
+
+
+def test_equal_rows_go_one_by_one_even_beside_a_column_named_rowid(path: Path) -> None:
+    relation = make_relation("t", ["rowid", Column("f", FLOAT8, key=True)], replica_identity="f")
+    lines = [{"rowid": "a", "f": "0"}] * 3 + [{"rowid": "a", "f": "-0"}] * 2 + [{"rowid": None, "f": None}]
+
+    async def write(sink: DuckDBSink) -> None:
+        await sink.write(make_batch(relation, [("read", line, None) for line in lines]))
+        deleted = [("delete", None, line) for line in (lines[0], lines[3], lines[5])]
+        await sink.write(make_batch(relation, deleted, base=6))
+
+    with_sink(path, write)
+    found = rows_of(path, 'SELECT "rowid", f::VARCHAR FROM public.t ORDER BY 2')
+    assert found == [("a", "-0.0"), ("a", "0.0"), ("a", "0.0")]
+
+
+def test_a_change_that_does_not_say_which_row_it_means_is_not_guessed(path: Path) -> None:
+    relation = make_relation("t", ["a"], key=[], replica_identity="d")
+
+    with pytest.raises(Permanent, match="does not say which row") as caught:
+        with_sink(path, lambda sink: sink.write(make_batch(relation, [("update", {"a": "secret"}, None)])))
+
+    assert "REPLICA IDENTITY FULL" in caught.value.hint
+    assert "secret" not in str(caught.value)
+
+
+def test_schemas_can_be_mapped_but_not_two_tables_to_one(path: Path) -> None:
+    orders, other = make_relation("orders"), make_relation("orders", schema="old")
+
+    async def write(sink: DuckDBSink) -> None:
+        await sink.prepare([orders])
+        with pytest.raises(Permanent, match=r"old\.orders and public\.orders would go to the same table"):
+            await sink.prepare([other])
+
+    with_sink(path, write, schemas={"public": "raw", "old": "raw"})
+    assert rows_of(path, "SELECT * FROM raw.orders") == []
+
+
+def test_two_flows_in_one_process_share_the_file_and_keep_their_own_checkpoints(path: Path) -> None:
+    relations = [make_relation("a"), make_relation("b", oid=2)]
+
+    async def run() -> None:
+        sinks = [make_sink(path, flow=f"flow {i}") for i in range(2)]
+        for sink in sinks:
+            await sink.open()
+        for base in range(0, 30, 3):
+            await asyncio.gather(
+                *(
+                    sink.write(
+                        make_batch(
+                            relation,
+                            [
+                                ("insert", {"id": str(base + i), "status": "", "note": ""}, None)
+                                for i in range(3)
+                            ],
+                            base=base,
+                        )
+                    )
+                    for sink, relation in zip(sinks, relations, strict=True)
+                )
+            )
+        await sinks[0].close()
+        assert await sinks[1].checkpoint() == 30
+        await sinks[1].close()
+
+    asyncio.run(run())
+    assert rows_of(path, "SELECT (SELECT count(*) FROM public.a), (SELECT count(*) FROM public.b)") == [
+        (30, 30)
+    ]
+    assert rows_of(path, 'SELECT flow, "offset", position FROM cdcflow.checkpoint ORDER BY flow') == [
+        ("flow 0", 30, str(Position(8, 3))),
+        ("flow 1", 30, str(Position(8, 3))),
+    ]
+
+
+def test_the_file_can_be_read_by_duckdb_1(path: Path) -> None:
+    with_sink(path, lambda sink: sink.prepare([make_relation("a")]))
+
+    [(tags,)] = rows_of(path, "SELECT tags FROM duckdb_databases() WHERE database_name = 'warehouse'")
+
+    assert str(tags["storage_version"]).startswith("v1.2.0")
+
+
+HOLDER = """
+import sys, duckdb
+connection = duckdb.connect(sys.argv[1])
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_file_that_another_process_has_open_is_waited_for(path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"open\n"
+        with pytest.raises(Transient, match="another process"):
+            with_sink(path, lambda sink: sink.checkpoint())
+        [finding] = asyncio.run(make_sink(path).probe())
+        assert finding.severity == "warning"
+        holder.communicate()
+
+    assert with_sink(path, lambda sink: sink.checkpoint()) is None
+
+
+def test_a_file_that_is_no_warehouse_is_left_alone(path: Path) -> None:
+    path.write_text("precious notes " * 1000)
+
+    with pytest.raises(Permanent, match="cannot open the warehouse"):
+        with_sink(path, lambda sink: sink.checkpoint())
+
+    assert path.read_text() == "precious notes " * 1000
+    [finding] = asyncio.run(make_sink(path).probe())
+    assert finding.severity == "error"
+
+
+def test_a_probe_says_what_it_finds_and_writes_nothing(path: Path) -> None:
+    [before] = asyncio.run(make_sink(path).probe())
+    assert (before.severity, path.exists()) == ("ok", False)
+    [nowhere] = asyncio.run(make_sink(path.parent / "none" / "w.duckdb").probe())
+    assert (nowhere.severity, nowhere.remedy) == ("error", "create it")
+
+    with_sink(path, lambda sink: sink.checkpoint())
+
+    [after] = asyncio.run(make_sink(path).probe())
+    assert after.severity == "ok"
+
+
+def test_settings_name_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="memory_limit"):
+        DuckDBSettings(type="duckdb", path=Path("x"), memory_limit="much")
+    with pytest.raises(ValueError, match="colour"):
+        DuckDBSettings.model_validate({"type": "duckdb", "path": "x", "colour": "red"})
+
+
+READABLE = [
+    ("SELECT count(*) AS n FROM public.t", [{"n": 2}]),
+    ("FROM public.t SELECT a ORDER BY a;", [{"a": "x"}, {"a": "y"}]),
+    ("WITH c AS (SELECT a FROM public.t) SELECT max(a) AS m FROM c", [{"m": "y"}]),
+    ("SELECT count(*) AS n FROM t", [{"n": 2}]),
+    ("SHOW TABLES", [{"name": "t"}]),
+    ("VALUES (1)", [{"col0": 1}]),
+    ("SELECT TIMESTAMPTZ '2026-01-01 00:00:00+00'::VARCHAR AS t", [{"t": "2026-01-01 00:00:00+00"}]),
+]
+
+REFUSED = [
+    "INSERT INTO public.t VALUES ('3', 'z')",
+    "WITH c AS (INSERT INTO public.t VALUES ('3', 'z') RETURNING *) SELECT * FROM c",
+    "EXPLAIN ANALYZE DELETE FROM public.t",
+    "SELECT 1; DROP TABLE public.t",
+    "COPY public.t TO 'stolen.csv'",
+    "ATTACH 'other.duckdb'",
+    "SET memory_limit = '10GB'",
+    "BEGIN",
+    "CREATE TABLE public.u AS SELECT 1",
+    "CREATE TEMP TABLE u AS SELECT 1",
+    "SELECT * FROM read_text('/etc/hostname')",
+    "SELECT * FROM secret_variable",
+    "SELECT nonsense FROM public.t",
+    "SELEKT",
+    "",
+]
+
+
+def filled(path: Path, work: Callable[[DuckDBSink], Awaitable[Result]]) -> Result:
+    async def run(sink: DuckDBSink) -> Result:
+        relation = make_relation("t", ["id", "a"])
+        rows = [("insert", {"id": "1", "a": "x"}, None), ("insert", {"id": "2", "a": "y"}, None)]
+        if await sink.checkpoint() is None:
+            await sink.write(make_batch(relation, rows))
+        return await work(sink)
+
+    return with_sink(path, run)
+
+
+@pytest.mark.parametrize(("sql", "rows"), READABLE)
+def test_a_query_answers_from_what_is_committed(path: Path, sql: str, rows: list[dict[str, Any]]) -> None:
+    assert filled(path, lambda sink: sink.query(sql)).to_pylist() == rows
+
+
+@pytest.mark.parametrize("sql", REFUSED)
+def test_a_query_that_would_do_more_than_read_is_refused(path: Path, sql: str) -> None:
+    secret_variable = {"a": [1]}
+
+    async def ask(sink: DuckDBSink) -> None:
+        with pytest.raises(Permanent):
+            await sink.query(sql)
+        # The sink goes on as though nothing had been asked.
+        relation = make_relation("t", ["id", "a"])
+        await sink.write(make_batch(relation, [("insert", {"id": "3", "a": "z"}, None)], base=2))
+
+    filled(path, ask)
+    assert secret_variable
+    assert rows_of(path, "SELECT id FROM public.t ORDER BY id") == [("1",), ("2",), ("3",)]
+    assert not Path("stolen.csv").exists()
+
+
+def test_queries_run_beside_writes(path: Path) -> None:
+    relation = make_relation("t", ["id", "a"])
+
+    async def both(sink: DuckDBSink) -> None:
+        batches = [
+            make_batch(relation, [("insert", {"id": str(i + 1), "a": ""}, None)], base=i)
+            for i in range(2, 22)
+        ]
+
+        async def write() -> None:
+            for batch in batches:
+                await sink.write(batch)
+
+        async def ask() -> list[int]:
+            return [
+                (await sink.query("SELECT count(*) AS n FROM public.t")).to_pylist()[0]["n"]
+                for _ in range(20)
+            ]
+
+        _, counts = await asyncio.gather(write(), ask())
+        assert counts == sorted(counts)
+        assert (await sink.query("SELECT count(*) AS n FROM public.t")).to_pylist() == [{"n": 22}]
+
+    filled(path, both)
