@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="cdcflow-bench-") as folder:
             results = run(options, Path(folder), progress)
+    except KeyboardInterrupt:
+        return 130
     except CdcflowError as error:
         progress.print(f"error: {error}", style="red", markup=False)
         if error.hint:

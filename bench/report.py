@@ -1,6 +1,7 @@
 """What a run of the bench has to say: a table for people, `bench/results/latest.json` for everything else."""
 
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Results:
         ratios = self.races[0].ratios() if self.races else {}
         return {
             "ratio": {name: ratio for name, ratio in ratios.items() if name != "drain"},
-            "latency_ms": {str(each.rate): asdict(each.after_commit) for each in self.latencies},
+            "latency_ms": {str(each.rate): asdict(each.from_send) for each in self.latencies},
             "peak_mb": self.memory.peak_mb() if self.memory else {},
             "scale": self.scale,
             "machine": self.machine,
@@ -72,7 +73,7 @@ def _race(race: Race) -> Table:
     )
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    for heading in ("seconds", "changes/s", "MB/s", "of the drain", "runs"):
+    for heading in ("seconds", "changes/s", "MB/s", "of the drain", "range"):
         table.add_column(heading, justify="right")
     table.add_column("CPU, peak memory")
     for figures in race.figures:
@@ -97,18 +98,22 @@ def _uses(processes: dict[str, Use]) -> str:
 
 def _latencies(latencies: list[Latency]) -> Table:
     table = Table(title="commit → webhook receipt, milliseconds", title_justify="left")
-    for heading in ("transactions/s", "", "p50", "p95", "p99", "max"):
+    table.add_column("")
+    for heading in ("p50", "p95", "p99", "max"):
         table.add_column(heading, justify="right")
-    table.add_column("CPU, peak memory")
+    table.add_column("CPU, peak memory", no_wrap=True)
     for each in latencies:
         rows = (
-            (f"{each.achieved:.0f}", "from COMMIT's answer", each.after_commit, _uses(each.processes)),
-            ("", "from its sending", each.from_send, ""),
-            ("", "COMMIT itself", each.commit, ""),
+            (f"{each.achieved:.0f}/s, from sending COMMIT", each.from_send),
+            ("from its answer", each.from_answer),
+            ("COMMIT itself", each.commit),
         )
-        for rate, what, figures, uses in rows:
-            values = (figures.p50, figures.p95, figures.p99, figures.max)
-            table.add_row(rate, what, *(f"{value:.1f}" for value in values), uses)
+        uses = _uses(each.processes).splitlines()
+        for row, use in zip_longest(rows, uses):
+            what, figures = row or ("", None)
+            values = (figures.p50, figures.p95, figures.p99, figures.max) if figures else ("",) * 4
+            table.add_row(what, *map(str, values), use or "")
+        table.add_section()
     return table
 
 
@@ -120,6 +125,6 @@ def _memory(memory: Memory) -> Table:
     table.add_column("process")
     table.add_column("peak MB", justify="right")
     table.add_column("CPU s", justify="right")
-    for name, use in memory.processes.items():
+    for name, use in sorted(memory.processes.items()):
         table.add_row(name, f"{use.peak_mb:.0f}", f"{use.cpu_seconds:.1f}")
     return table

@@ -68,11 +68,13 @@ CROSS JOIN LATERAL (
 -- -1 rows: never counted by VACUUM or ANALYZE.
 CROSS JOIN LATERAL (
     SELECT
-        sum(greatest(l.reltuples, 0))::bigint AS rows,
-        sum((l.relpages + coalesce(x.relpages, 0))::bigint * current_setting('block_size')::int)::bigint AS bytes
+        coalesce(sum(greatest(l.reltuples, 0)), 0)::bigint AS rows,
+        coalesce(sum(l.relpages + coalesce(x.relpages, 0)), 0)::bigint
+            * current_setting('block_size')::int AS bytes
     FROM pg_class l
     LEFT JOIN pg_class x ON x.oid = l.reltoastrelid
-    WHERE l.oid = c.oid
+    -- ANALYZE counts a partitioned table's rows for itself too; only its leaves hold any.
+    WHERE (c.relkind = 'r' AND l.oid = c.oid)
         OR (c.relkind = 'p' AND l.oid IN (SELECT t.relid FROM pg_partition_tree(c.oid) t WHERE t.isleaf))
 ) size
 WHERE c.relkind IN ('r', 'p')

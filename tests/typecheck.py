@@ -4,6 +4,7 @@ mypy does not know that `sinks/` is `cdcflow_sinks` and `sql/` is `cdcflow.sql` 
 it is shown a tree of links in which they are.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -29,13 +30,16 @@ def main() -> int:
             "mypy",
             f"--config-file={ROOT / 'pyproject.toml'}",
             f"--cache-dir={ROOT / '.mypy_cache'}",
+            # Test modules are named from `tests/` on, as pytest's `pythonpath` has it.
+            "--explicit-package-bases",
             "cdcflow",
             "cdcflow_sinks",
             "tests",
             "bench",
             "setup.py",
         ]
-        return subprocess.run(command, cwd=tree, check=False).returncode
+        environment = {**os.environ, "MYPYPATH": f"{tree}:{tree / 'tests'}"}
+        return subprocess.run(command, cwd=tree, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -41,8 +41,9 @@ SCHEMA = """
 class Chaos:
     """Clients that do random DML until `stop`, and connect again when the server was killed."""
 
-    def __init__(self, dsn: str, seed: int, clients: int = 2) -> None:
+    def __init__(self, dsn: str, seed: int, *, clients: int = 2, bulk: int = 500) -> None:
         self._dsn = dsn
+        self._bulk = bulk
         self._stop = threading.Event()
         self.transactions = 0
         self._threads = [
@@ -89,7 +90,7 @@ class Chaos:
             first = draw.randint(10_000, 10**9)
             run(
                 "INSERT INTO accounts SELECT g, 'new', 0, now() FROM generate_series(%s::int, %s::int) g",
-                (first, first + draw.choice([0, 10, 500])),
+                (first, first + draw.choice([0, 10, self._bulk])),
             )
         elif kind == 4:
             run("DELETE FROM accounts WHERE id BETWEEN %s AND %s", (some, some + 2))
@@ -98,14 +99,20 @@ class Chaos:
             run("UPDATE documents SET version = version + 1 WHERE id = %s", (draw.randint(1, 200),))
         elif kind == 6:
             body = "".join(draw.choices("abcdefghij\\\n\t'\"", k=6000))
-            run("UPDATE documents SET body = %s, tags = tags || 'x' WHERE id = %s", (body, draw.randint(1, 200)))
+            run(
+                "UPDATE documents SET body = %s, tags = tags || 'x' WHERE id = %s",
+                (body, draw.randint(1, 200)),
+            )
         elif kind == 7:
             there = f"p{draw.randint(1, 90)}"
             run("UPDATE moves SET place = %s WHERE place = %s", (there, f"p{draw.randint(1, 90)}"))
         elif kind == 8:
             run("INSERT INTO visits VALUES (%s, now(), NULL), (%s, '2026-01-01', '/')", (f"v{number}", "v1"))
         elif kind == 9:
-            run("UPDATE visits SET page = page || %s WHERE who = %s AND page < '/5'", (some % 10, f"v{some % 7}"))
+            run(
+                "UPDATE visits SET page = page || %s WHERE who = %s AND page < '/5'",
+                (some % 10, f"v{some % 7}"),
+            )
         elif kind == 10:
             run("DELETE FROM visits WHERE ctid = (SELECT ctid FROM visits LIMIT 1)")
         elif draw.random() < 0.05:

@@ -19,7 +19,7 @@ from cdcflow.testing.waiting import eventually
 def publish(postgres: Database, *tables: str) -> None:
     """Makes the publication (of all tables where none is named) and the slot, in this order."""
     name = sql.Identifier(postgres.publication)
-    which = sql.SQL("ALL TABLES")
+    which: sql.Composable = sql.SQL("ALL TABLES")
     if tables:
         which = sql.SQL("TABLE ") + sql.SQL(", ").join(sql.Identifier(table) for table in tables)
     postgres.execute(sql.SQL("CREATE PUBLICATION {} FOR {}").format(name, which))

@@ -1,20 +1,22 @@
 """Capture on real servers: each change once, in order, and nothing confirmed that is not durable."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from integration.capturing import Running, capturing, changes, journaled, make_slot, publish, settings
 from psycopg import sql
 
-from cdcflow.errors import EnvironmentFault, JournalError, SourceError
+from cdcflow.errors import EnvironmentFault, JournalError, JournalFull, SourceError
 from cdcflow.journal import Reader, Writer, verify
+from cdcflow.journal.layout import read_manifest
 from cdcflow.model import UNCHANGED, Op, Position, parse_lsn
 from cdcflow.source import capture as capture_module
 from cdcflow.testing.database import Database
 from cdcflow.testing.proxy import Proxy
 from cdcflow.testing.waiting import eventually
+from integration.capturing import Running, capturing, changes, journaled, make_slot, publish, settings
 
 LONG = "".join(chr(33 + i * 7919 % 90) for i in range(100_000))  # too random to be compressed in line
 
@@ -29,6 +31,10 @@ def confirmed(postgres: Database) -> int:
 def wal_end(postgres: Database) -> int:
     [(lsn,)] = postgres.execute("SELECT pg_current_wal_lsn()::text")
     return parse_lsn(lsn)
+
+
+def insert(postgres: Database, first: int, last: int) -> None:
+    postgres.execute("INSERT INTO t SELECT generate_series(%s::int, %s::int)", [first, last])
 
 
 def summary(journal: Path) -> list[tuple[str, str, Any, Any]]:
@@ -72,9 +78,9 @@ def test_a_stop_and_a_start_lose_and_repeat_nothing(postgres: Database, tmp_path
     publish(postgres, "t")
     journal = tmp_path / "journal"
     for start in range(0, 400, 100):
-        postgres.execute("INSERT INTO t SELECT generate_series(%s::int, %s::int)", [start, start + 49])
+        insert(postgres, start, start + 49)
         with capturing(postgres, journal):
-            postgres.execute("INSERT INTO t SELECT generate_series(%s::int, %s::int)", [start + 50, start + 99])
+            insert(postgres, start + 50, start + 99)
             journaled(journal, start + 100)
     assert [int(str((c.new or {})["id"])) for c in changes(journal)] == list(range(400))
     assert_sound(journal)
@@ -87,7 +93,7 @@ def test_a_restart_in_the_middle_of_a_transaction_goes_on_where_the_journal_ends
     postgres.execute("CREATE TABLE t (id int PRIMARY KEY)")
     publish(postgres, "t")
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    [(slot_copy,)] = [(f"{postgres.slot}_copy",)]
+    slot_copy = f"{postgres.slot}_copy"
     postgres.execute("SELECT pg_copy_logical_replication_slot(%s, %s)", [postgres.slot, slot_copy])
     start = confirmed(postgres)
     postgres.execute("INSERT INTO t SELECT generate_series(1, 1000)")
@@ -95,11 +101,11 @@ def test_a_restart_in_the_middle_of_a_transaction_goes_on_where_the_journal_ends
         journaled(whole, 1000)
     with Reader(whole) as reader:
         [batch, *_] = reader.read(0, max_changes=1, max_bytes=1)
-    with Writer.open(whole, identity_of(postgres, whole)) as writer:
-        identity = writer.identity
+    manifest = read_manifest(whole)
+    assert manifest is not None
     part = batch.slice(0, 300)
     last = [change.position for change in part.changes()][-1]
-    with Writer.open(torn, replace_slot(identity, slot_copy)) as writer:
+    with Writer.open(torn, replace(manifest.identity, slot=slot_copy)) as writer:
         writer.progress(start, 0)
         writer.append(type(part)(part.groups, 300, last))
         writer.sync()
@@ -107,20 +113,6 @@ def test_a_restart_in_the_middle_of_a_transaction_goes_on_where_the_journal_ends
         journaled(torn, 1000)
     assert [int(str((c.new or {})["id"])) for c in changes(torn)] == list(range(1, 1001))
     assert_sound(torn)
-
-
-def identity_of(postgres: Database, journal: Path) -> Any:
-    from cdcflow.journal.layout import read_manifest
-
-    manifest = read_manifest(journal)
-    assert manifest is not None
-    return manifest.identity
-
-
-def replace_slot(identity: Any, slot: str) -> Any:
-    from dataclasses import replace
-
-    return replace(identity, slot=slot)
 
 
 def test_the_slot_is_confirmed_behind_the_journal_and_never_past_it(
@@ -303,7 +295,7 @@ def test_a_connection_that_breaks_is_made_again_and_nothing_is_lost(
     journal = tmp_path / "journal"
     with Proxy(postgres.dsn) as proxy, capturing(postgres, journal, dsn=proxy.dsn_for(postgres.dsn)):
         for n in range(10):
-            postgres.execute("INSERT INTO t SELECT generate_series(%s::int, %s::int)", [n * 100, n * 100 + 99])
+            insert(postgres, n * 100, n * 100 + 99)
             proxy.cut()
         found = journaled(journal, 1000)
     assert [int(str((c.new or {})["id"])) for c in found] == list(range(1000))
@@ -395,8 +387,6 @@ def test_a_wal_sender_timeout_shorter_than_a_full_disk_does_not_end_the_session(
     postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the journal cannot grow, the server goes on hearing from us."""
-    from cdcflow.errors import JournalFull
-
     postgres.execute("CREATE TABLE t (id int PRIMARY KEY, filler text)")
     publish(postgres, "t")
     postgres.execute(sql.SQL("ALTER ROLE CURRENT_USER SET wal_sender_timeout = '2s'"))

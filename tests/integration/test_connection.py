@@ -98,7 +98,7 @@ def test_a_full_server_is_an_error_that_passes(own_server: MakeServer) -> None:
 
 @pytest.mark.parametrize("make", [connect, connect_replication])
 def test_what_is_wrong_with_the_dsn_is_said(postgres: Database, make: Callable[..., object]) -> None:
-    wrong: list[tuple[dict[str, object], type[CdcflowError], str]] = [
+    wrong: list[tuple[dict[str, str | int], type[CdcflowError], str]] = [
         ({"dbname": "nowhere"}, SourceError, "there is no database 'nowhere'"),
         ({"user": "nobody_here"}, SourceError, "the role 'nobody_here' does not exist"),
         ({"sslmode": "require"}, SourceError, "no trusted encrypted connection"),

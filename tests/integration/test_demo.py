@@ -5,14 +5,17 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from cdcflow.config import load
-from cdcflow.demo.main import choose
+from cdcflow.demo.compare import Ask
+from cdcflow.demo.main import ask_file, choose, run
 from cdcflow.demo.project import Project
 from cdcflow.demo.shop import TABLES
 from cdcflow.engine import control
@@ -41,11 +44,20 @@ def demo_command(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Iterator[Demo]:
-    """A demo without an end, without a terminal, in `tmp_path`."""
-    with (tmp_path / "said").open("w") as said:
+def folder() -> Iterator[Path]:
+    """Gone afterwards with all that a demo keeps. pytest's own are closed to the user that a server runs as,
+    whose data would then lie elsewhere."""
+    with tempfile.TemporaryDirectory(prefix="cdcflow-test-") as directory:
+        Path(directory).chmod(0o711)
+        yield Path(directory)
+
+
+@pytest.fixture
+def demo(folder: Path) -> Iterator[Demo]:
+    """A demo without an end, without a terminal, in `folder`."""
+    with (folder / "said").open("w") as said:
         process = subprocess.Popen(
-            demo_command(tmp_path), stdout=subprocess.PIPE, stderr=said, text=True, start_new_session=True
+            demo_command(folder), stdout=subprocess.PIPE, stderr=said, text=True, start_new_session=True
         )
     yield process
     if process.poll() is None:
@@ -67,9 +79,9 @@ def is_gone(pid: int) -> bool:
 
 
 @needs_postgres
-def test_the_demo_ends_with_a_line_for_every_table_and_all_identical(tmp_path: Path) -> None:
+def test_the_demo_ends_with_a_line_for_every_table_and_all_identical(folder: Path) -> None:
     done = subprocess.run(
-        [*demo_command(tmp_path), "--seconds", "4"], capture_output=True, text=True, timeout=LONG, check=False
+        [*demo_command(folder), "--seconds", "4"], capture_output=True, text=True, timeout=LONG, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     *lines, hook = done.stdout.splitlines()
@@ -80,7 +92,7 @@ def test_the_demo_ends_with_a_line_for_every_table_and_all_identical(tmp_path: P
     assert counts
     assert counts[1] == counts[2] != "0"
 
-    project = Project(tmp_path / "run-1")
+    project = Project(folder / "run-1")
     assert control.status(project.state) is None
     assert not (project.server / "data" / "postmaster.pid").exists()
     assert list(verify(project.journal)) == []
@@ -95,11 +107,11 @@ def test_the_demo_ends_with_a_line_for_every_table_and_all_identical(tmp_path: P
 @needs_postgres
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_stops_everything_and_removes_nothing(
-    demo: Demo, tmp_path: Path, number: signal.Signals
+    demo: Demo, folder: Path, number: signal.Signals
 ) -> None:
-    said = tmp_path / "said"
+    said = folder / "said"
     eventually(lambda: "deliveries" in said.read_text(), timeout=LONG, what="the first line about what flows")
-    project = Project(tmp_path / "run-1")
+    project = Project(folder / "run-1")
     status = control.status(project.state)
     assert status is not None
     pids = [status["engine"]["pid"], servers_pid(project)]
@@ -152,3 +164,22 @@ def test_the_embedded_postgres_is_taken_unless_another_is_asked_for() -> None:
     with pytest.raises(EnvironmentFault) as raised:
         choose([system], version=None, system=False)
     assert "--system-postgres" in raised.value.hint
+
+
+@needs_postgres
+def test_one_character_that_is_different_in_the_warehouse_ends_the_demo_with_1(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def spoiled(path: Path) -> Iterator[Ask]:
+        with duckdb.connect(str(path)) as connection:
+            connection.execute("UPDATE public.customers SET email = email || '.' WHERE id = 7")
+        with ask_file(path) as ask:
+            yield ask
+
+    monkeypatch.setattr("cdcflow.demo.main.ask_file", spoiled)
+    assert run(seconds=1, directory=folder, version=find_binaries()[0].version) == 1
+    lines = capsys.readouterr().out.splitlines()
+    wrong = [line for line in lines if "identical" not in line]
+    assert len(wrong) == 1
+    assert re.fullmatch(r"customers .* DIFFERENT: 1 different in email \(1\)", wrong[0])

@@ -18,7 +18,7 @@ from cdcflow.demo.workload import KINDS, Shopping
 from cdcflow.journal import Identity, Writer
 from cdcflow.model import Column, Op
 from cdcflow.sink.event import encode, events
-from cdcflow.testing.batches import make_batch, make_relation
+from cdcflow.testing.batches import Row, make_batch, make_relation
 from cdcflow.testing.database import Database
 
 #: type in Postgres, type in the warehouse, then pairs of equal literals.
@@ -202,7 +202,7 @@ def test_rows_that_the_webhook_makes_otherwise_than_the_source_are_counted(
     relation = make_relation(
         "offers", [Column("sku", 25, key=True), Column("percent", 1700, 262_149), Column("digest", 17)]
     )
-    rows = [
+    rows: list[Row] = [
         {"sku": "a", "percent": "5.0", "digest": r"\x00ff"},
         {"sku": "b", "percent": None, "digest": None},
     ]

@@ -21,7 +21,18 @@ ALLOWED: dict[str, set[str]] = {
     "sink": {"model", "types"},
     "delivery": {"model", "types", "journal", "transform", "sink", "sql"},
     "config": {"model", "sink"},
-    "engine": {"model", "types", "decode", "journal", "source", "transform", "sink", "delivery", "config", "sql"},
+    "engine": {
+        "model",
+        "types",
+        "decode",
+        "journal",
+        "source",
+        "transform",
+        "sink",
+        "delivery",
+        "config",
+        "sql",
+    },
 }
 #: The outermost: they may use everything below, not each other unless named.
 OUTER: dict[str, set[str]] = {
@@ -35,7 +46,7 @@ IO = {"socket", "select", "subprocess", "psycopg", "httpx", "duckdb", "sqlite3",
 
 def imports(file: Path) -> set[str]:
     """Dotted names of all modules that a file imports, anywhere in it."""
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -78,7 +89,9 @@ def test_a_package_imports_only_what_stands_below_it(package: str) -> None:
 @pytest.mark.parametrize("package", sorted(OUTER))
 def test_the_outer_packages_do_not_know_each_other(package: str) -> None:
     allowed = ALLOWED.keys() | OUTER[package] | {package}
-    wrong = {f"{file.relative_to(ROOT)} -> {other}" for file in files(package) for other in ours(file) - allowed}
+    wrong = {
+        f"{file.relative_to(ROOT)} -> {other}" for file in files(package) for other in ours(file) - allowed
+    }
     assert not wrong
 
 

@@ -215,7 +215,7 @@ def _source_rows(
     names = [sql.Identifier(column.name).as_string() for column in columns]
     expressions = _expressions(names, [column.rule.source for column in columns])
     query = sql.SQL("SELECT {} FROM {}").format(
-        sql.SQL(expressions),  # type: ignore[arg-type]  # made of rules and quoted names
+        sql.SQL(expressions),
         sql.Identifier(schema, table),
     )
     with connection.cursor(name="compare") as cursor:

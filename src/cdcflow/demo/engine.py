@@ -85,9 +85,10 @@ class Engine:
         """Returns when every flow holds everything that was committed before the call, and how many seconds
         that took.
 
-        Raises CdcflowError when it takes longer than `timeout` seconds.
+        Raises CdcflowError when `timeout` seconds pass in which neither capture nor any flow gets on.
         """
-        started = time.monotonic()
+        started = moved = time.monotonic()
+        reached: object = None
         # What has been committed was flushed: nothing of it lies behind this place.
         row = connection.execute("SELECT pg_current_wal_flush_lsn()").fetchone()
         assert row is not None
@@ -101,14 +102,18 @@ class Engine:
                     offset = head.offset
                 if offset is not None and status is not None and holds(status, offset):
                     return time.monotonic() - started
-                if time.monotonic() - started > timeout:
+                now = time.monotonic()
+                if (where := (head.committed, checkpoints(status))) != reached:
+                    reached, moved = where, now
+                if now - moved > timeout:
                     captured = (
                         "capture has everything"
                         if offset is not None
                         else f"the journal is at {format_lsn(head.committed)} of {format_lsn(until)}"
                     )
                     raise CdcflowError(
-                        f"not everything was delivered within {timeout:g} s: {captured}; {describe(status)}",
+                        f"not everything was delivered, and nothing has moved for {timeout:g} s: "
+                        f"{captured}; {describe(status)}",
                         hint=f"see {self._project.log}",
                     )
                 time.sleep(LOOK)
@@ -138,8 +143,12 @@ class Engine:
 
 def holds(status: Status, offset: int) -> bool:
     """Whether every flow has everything below the journal's offset."""
-    checkpoints = [flow["checkpoint"] for flow in status["flows"]]
-    return all(checkpoint is not None and checkpoint >= offset for checkpoint in checkpoints)
+    return all(checkpoint is not None and checkpoint >= offset for checkpoint in checkpoints(status))
+
+
+def checkpoints(status: Status | None) -> list[int | None]:
+    """Of every flow, in the status' order."""
+    return [] if status is None else [flow["checkpoint"] for flow in status["flows"]]
 
 
 def describe(status: Status | None) -> str:

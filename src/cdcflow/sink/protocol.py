@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import pyarrow as pa
 
 from cdcflow.model import Batch, Relation
-from cdcflow.model.finding import Finding
+from cdcflow.model.finding import Finding as Finding
 from cdcflow.sink.settings import SinkOptions, SinkSettings
 
 

@@ -7,7 +7,7 @@ backfill whole or not at all: after a crash it is cut off and begun anew with a 
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,9 @@ from cdcflow.source.stream import Snapshot, export_snapshot
 #: A batch of the backfill: the size at which a frame's cost no longer shows.
 BATCH_ROWS = 16_384
 BATCH_BYTES = 4 << 20
-#: Rows that are decoded at once.
+#: Rows, and bytes of them, that are decoded at once.
 ROWS_AT_ONCE = 1_000
+BYTES_AT_ONCE = 1 << 20
 #: An fsync for each of so many bytes read: the backfill needs none before its end, but the page cache
 #: should not hand the disk everything at once.
 SYNC_BYTES = 64 << 20
@@ -106,18 +107,15 @@ def _copy_table(
     snapshot: Snapshot,
     writer: Writer,
     counter: _Counter,
-) -> Any:
+) -> Iterator[None]:
     """Appends one table's rows, batch by batch; yields after each batch."""
     # The byte before the consistent point: behind every transaction that the snapshot shows, before
     # every one that the stream will bring (see Position).
     decoder = CopyDecoder(
         table.relation, snapshot.consistent_point - 1, time.time_ns() // 1000, counter.ordinal
     )
-    pending: list[memoryview | bytes] = []
-
-    def flush() -> None:
-        decoder.feed(pending)
-        pending.clear()
+    pending: list[Any] = []  # bytes-like
+    size = 0
 
     def append() -> None:
         batch = decoder.take()
@@ -130,9 +128,12 @@ def _copy_table(
         with connection.cursor() as cursor, cursor.copy(_copy_statement(table)) as copy:
             for row in copy:
                 pending.append(row)
-                if len(pending) < ROWS_AT_ONCE and len(row) < BATCH_BYTES:
+                size += len(row)
+                if len(pending) < ROWS_AT_ONCE and size < BYTES_AT_ONCE:
                     continue
-                flush()
+                decoder.feed(pending)
+                pending.clear()
+                size = 0
                 if decoder.rows >= BATCH_ROWS or decoder.nbytes >= BATCH_BYTES:
                     counter.unsynced += decoder.nbytes
                     append()
@@ -144,7 +145,7 @@ def _copy_table(
         raise SourceUnavailable(
             f"the backfill of {table.relation.qualified} broke off: {' '.join(str(error).split())}"
         ) from error
-    flush()
+    decoder.feed(pending)
     append()
     yield
 
@@ -155,7 +156,7 @@ def _copy_statement(table: PublishedTable) -> sql.Composed:
     # ONLY: the rows of inheritance children are published under their own names. A partitioned root has
     # no rows of its own, and is published as a whole.
     only = sql.SQL("") if table.partitioned else sql.SQL("ONLY ")
-    where = sql.SQL(f" WHERE {table.row_filter}") if table.row_filter else sql.SQL("")  # type: ignore[arg-type]
+    where = sql.SQL(f" WHERE {table.row_filter}") if table.row_filter else sql.SQL("")
     name = sql.Identifier(relation.schema, relation.name)
     query = sql.SQL("SELECT {} FROM {}{}{}").format(columns, only, name, where)
     return sql.SQL("COPY ({}) TO STDOUT").format(query)

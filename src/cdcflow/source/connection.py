@@ -46,12 +46,10 @@ SETTINGS: Mapping[str, str] = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
 }
-#: The same for settings that not every supported version has: 14 and 17.
-_NEWER_TIMEOUTS = (
-    "SELECT set_config(name, '0', false) FROM pg_settings"
-    " WHERE name IN ('idle_session_timeout', 'transaction_timeout')"
-)
+#: The same for a setting that only 17 and later have.
+_NEWER_TIMEOUT = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'"
 
 #: Seconds for one host. Long enough for TLS over a bad line, short enough for a person who waits.
 CONNECT_TIMEOUT = 10
@@ -75,7 +73,7 @@ def connect(dsn: str, *, purpose: str) -> psycopg.Connection[Any]:
     try:
         connection = psycopg.connect(conninfo, autocommit=True)
         try:
-            connection.execute(_NEWER_TIMEOUTS)
+            connection.execute(_NEWER_TIMEOUT)
         except BaseException:
             connection.close()
             raise
@@ -93,7 +91,7 @@ def connect_replication(dsn: str, *, purpose: str) -> pq.abc.PGconn:
     """
     options = _options(dsn)
     connection = _poll(replication_options(dsn, purpose=purpose), dsn, options)
-    result = connection.exec_(_NEWER_TIMEOUTS.encode())
+    result = connection.exec_(_NEWER_TIMEOUT.encode())
     if result.status != pq.ExecStatus.TUPLES_OK:
         connection.finish()
         raise failure(result, "the session cannot be prepared")
@@ -127,8 +125,9 @@ def _options(dsn: str) -> dict[str, Any]:
         raise wrong_dsn(str(error)) from None
     if "@" in str(options.get("host", "")):
         raise at_in_host()
-    if not all(port.isdigit() for port in str(options.get("port", "")).split(",") if port):
-        raise wrong_value("port")
+    for name in ("port", "connect_timeout"):
+        if not all(number.isdigit() for number in str(options.get(name, "")).split(",") if number):
+            raise wrong_value(name)
     return options
 
 

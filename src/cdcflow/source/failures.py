@@ -90,7 +90,8 @@ _CAUSES = (
         r"unsupported startup parameter|unrecognized configuration parameter",
         SourceError,
         "{where} does not take the session's settings: {text}",
-        "connect to PostgreSQL itself and not through a pooler: replication does not pass one",
+        "connect to PostgreSQL itself and not through a pooler, which replication does not pass; a server"
+        " older than 14 is too old",
     ),
     _Cause(
         r"(?:could not translate host name|failed to resolve host) [\"'](.*?)[\"']",
@@ -199,6 +200,7 @@ def failure(result: pq.abc.PGresult, what: str) -> SourceError:
     said = (result.error_field(fields.MESSAGE_PRIMARY) or result.error_message or b"").decode(
         errors="replace"
     )
-    kind = SourceUnavailable if state.startswith(_PASSING) else SourceError
+    # Without a SQLSTATE it is libpq that speaks: the connection is gone.
+    kind = SourceUnavailable if not state or state.startswith(_PASSING) else SourceError
     message = f"{what}: {' '.join(said.split()) or 'the server gave no reason'}"
     return kind(message, hint=_REMEDIES.get(state, ""))

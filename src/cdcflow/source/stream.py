@@ -56,7 +56,8 @@ class Stream:
     def start_temporary(cls, dsn: str, *, slot: str, publications: Sequence[str]) -> Self:
         """Streams what is committed from now on through a slot that goes away with the connection."""
         connection = connect_replication(dsn, purpose="tail")
-        command = f"CREATE_REPLICATION_SLOT {quote_identifier(slot)} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')"
+        name = quote_identifier(slot)
+        command = f"CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')"
         result = connection.exec_(command.encode())
         if result.status != pq.ExecStatus.TUPLES_OK:
             connection.finish()

@@ -1,6 +1,7 @@
 """A database with a unique name for one test, gone afterwards together with its replication slots."""
 
 import secrets
+import select
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ class Database:
 
     def execute(self, query: str | sql.SQL | sql.Composed, params: Sequence[Any] | None = None) -> list[Any]:
         """Runs SQL outside of a transaction and returns the rows, if it gives any."""
-        if self._own is None or self._own.closed or self._own.broken:
+        if self._own is None or _is_dead(self._own):
             self._own = self.connect(application_name="cdcflow testing")
         return rows_of(self._own.execute(query, params))
 
@@ -56,3 +57,11 @@ class Database:
         for slot, _ in self.server.execute(slots, [self.name]):
             self.server.execute("SELECT pg_drop_replication_slot(%s)", [slot], dbname=self.name)
         self.server.execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)")
+
+
+def _is_dead(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the server has closed an idle connection, because it was restarted for example.
+
+    Then there is something to read: its last words, or the end.
+    """
+    return connection.closed or bool(select.select([connection.fileno()], [], [], 0)[0])

@@ -163,4 +163,5 @@ def test_unknown_figures_of_capture_are_told_as_unknown() -> None:
         "backfill tables 3, done 1",
         "journal  unknown",
     ]
-    assert rows({"flows": []}) == remarks({"flows": []}) == []
+    assert rows({"flows": []}) == []
+    assert remarks({"flows": []}) == []

@@ -1,0 +1,156 @@
+"""The rules of preflight that a test server does not easily show."""
+
+from dataclasses import replace
+
+import pytest
+
+from cdcflow.model.finding import Finding
+from cdcflow.model.patterns import TablePatterns
+from cdcflow.source.catalog import Identity, Member, Publication, Selection, Server, Slot, Table, select
+from cdcflow.source.judgement import Situation, judge, names
+from cdcflow.source.setup import steps
+
+
+def table(oid: int, name: str, *, ancestors: tuple[int, ...] = (), partitioned: bool = False) -> Table:
+    return Table(
+        oid=oid,
+        schema="public",
+        name=name,
+        partitioned=partitioned,
+        ancestors=ancestors,
+        replica_identity="d",
+        identified=True,
+        unidentified_partitions=(),
+        primary_key=("id",),
+        estimated_rows=10,
+        estimated_bytes=8192,
+        filtered_by_policies=False,
+        schema_usable=True,
+        unreadable_columns=(),
+        owned=True,
+    )
+
+
+SLOT = Slot(
+    name="cdcflow",
+    plugin="pgoutput",
+    slot_type="logical",
+    database="shop",
+    temporary=False,
+    active_pid=None,
+    restart_lsn=1,
+    confirmed_flush_lsn=1,
+    wal_status="reserved",
+    safe_wal_size=None,
+    two_phase=False,
+    conflicting=False,
+    invalidation_reason=None,
+)
+GOOD = Situation(
+    patterns=("public.*",),
+    publication_name="cdcflow",
+    slot_name="cdcflow",
+    identity=Identity("7", 1, "shop", 180_002, in_recovery=False),
+    server=Server(
+        wal_level="logical",
+        wal_sender_timeout_ms=60_000,
+        max_slots=10,
+        used_slots=1,
+        max_senders=10,
+        used_senders=0,
+        role="cdc",
+        may_replicate=True,
+        bypasses_rls=False,
+        may_create_publication=False,
+    ),
+    selection=Selection((table(1, "orders"),), ()),
+    publication=Publication(
+        name="cdcflow",
+        all_tables=False,
+        insert=True,
+        update=True,
+        delete=True,
+        truncate=True,
+        via_root=True,
+        members=(Member("public", "orders", ("id",), None),),
+        listed=frozenset({1}),
+    ),
+    slot=SLOT,
+    slot_user=None,
+)
+
+
+def complaints(situation: Situation) -> list[Finding]:
+    return [finding for finding in judge(situation) if finding.severity != "ok"]
+
+
+def test_a_good_situation_has_no_complaint_and_nothing_is_to_be_done() -> None:
+    assert complaints(GOOD) == []
+    assert steps(GOOD) == []
+
+
+def test_a_standby_is_an_error() -> None:
+    (finding,) = complaints(replace(GOOD, identity=replace(GOOD.identity, in_recovery=True)))
+    assert (finding.severity, finding.subject) == ("error", "server")
+    assert "primary" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("change", "severity", "words"),
+    [
+        ({"wal_status": "lost"}, "error", "is lost (WAL removed)"),
+        ({"invalidation_reason": "idle_timeout"}, "error", "is lost (idle_timeout)"),
+        ({"conflicting": True}, "error", "is lost (conflict with recovery)"),
+        ({"wal_status": "unreserved"}, "warning", "about to be lost"),
+        ({"wal_status": "extended"}, None, ""),
+        ({"plugin": "wal2json"}, "error", "of the plugin wal2json"),
+        ({"temporary": True}, "error", "is temporary"),
+        ({"two_phase": True}, "error", "two-phase"),
+        ({"active_pid": 7}, "warning", "somebody streams"),
+    ],
+)
+def test_each_state_of_the_slot_has_its_finding(
+    change: dict[str, object], severity: str | None, words: str
+) -> None:
+    changed = replace(SLOT, **change)  # type: ignore[arg-type]
+    found = complaints(replace(GOOD, slot=changed))
+    assert [finding.severity for finding in found] == ([severity] if severity else [])
+    assert all(words in finding.message and finding.remedy for finding in found)
+
+
+@pytest.mark.parametrize(("used", "severity"), [(9, []), (10, ["warning"])])
+def test_the_backfill_needs_a_free_slot_beside_ours(used: int, severity: list[str]) -> None:
+    found = complaints(replace(GOOD, server=replace(GOOD.server, used_slots=used)))
+    assert [finding.severity for finding in found] == severity
+
+
+def test_no_free_wal_sender_is_an_error_unless_we_hold_one_ourselves() -> None:
+    full = replace(GOOD, server=replace(GOOD.server, used_senders=10))
+    (finding,) = complaints(full)
+    assert finding.subject == "wal senders"
+    ours = replace(full, slot=replace(SLOT, active_pid=7), slot_user="cdcflow capture")
+    assert complaints(ours) == []
+
+
+def test_excluding_everything_is_an_error_that_repeats_the_patterns() -> None:
+    nothing = replace(GOOD, patterns=("public.*", "!public.*"), selection=Selection((), ()))
+    messages = [finding.message for finding in complaints(nothing) if finding.subject == "tables"]
+    assert messages == ["no table is left of public.*, !public.*"]
+
+
+def test_partitions_are_covered_by_their_root_unless_the_root_is_not_meant() -> None:
+    root, leaf = table(1, "p", partitioned=True), table(3, "p_1_a", ancestors=(1, 2))
+    middle = table(2, "p_1", ancestors=(1,), partitioned=True)
+    known = [root, middle, leaf]
+
+    def meant(*patterns: str) -> list[str]:
+        return [found.name for found in select(known, TablePatterns(patterns)).tables]
+
+    assert meant("public.*") == ["p"]
+    assert meant("public.*", "!public.p") == ["p_1"]
+    assert meant("public.p_1_a") == ["p_1_a"]
+
+
+def test_a_long_list_of_names_is_cut_and_counted() -> None:
+    assert names("abc") == "a, b, c"
+    assert names("abcdefgh") == "a, b, c, d, e and 3 more"
