@@ -118,10 +118,12 @@ def _latencies(latencies: list[Latency]) -> Table:
 
 
 def _memory(memory: Memory) -> Table:
-    title = (
-        f"one transaction of {memory.rows:,} rows, {memory.seconds:.1f} s from its commit to the warehouse"
+    table = Table(
+        title=f"one transaction of {memory.rows:,} rows",
+        caption=f"in the warehouse {memory.seconds:.1f} s after its commit",
+        title_justify="left",
+        caption_justify="left",
     )
-    table = Table(title=title, title_justify="left")
     table.add_column("process")
     table.add_column("peak MB", justify="right")
     table.add_column("CPU s", justify="right")

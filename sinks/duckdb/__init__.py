@@ -1,9 +1,8 @@
 """The `duckdb` sink: a warehouse file whose tables equal the source's, transaction by transaction."""
 
+from cdcflow.sink import Batching, FlowContext, SinkOptions, SinkPlugin
 from cdcflow_sinks.duckdb.settings import DuckDBSettings
 from cdcflow_sinks.duckdb.sink import DuckDBSink
-
-from cdcflow.sink import Batching, FlowContext, SinkOptions, SinkPlugin
 
 __all__ = ["DuckDBSettings", "DuckDBSink", "plugin"]
 

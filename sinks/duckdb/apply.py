@@ -12,12 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from cdcflow.model import Batch, Group, Op
 from cdcflow_sinks.duckdb import statements
 from cdcflow_sinks.duckdb.collapse import LastStates, column_of, last_states, row_numbers
 from cdcflow_sinks.duckdb.target import Target
 from cdcflow_sinks.duckdb.whole_rows import RowCounts, repeated, row_counts
-
-from cdcflow.model import Batch, Group, Op
 
 #: Rows converted and inserted at a time: large enough for DuckDB's vectors of 2,048, small enough that
 #: the typed copy of a batch's text takes little memory.

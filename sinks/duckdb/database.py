@@ -7,10 +7,10 @@ from threading import Lock
 from typing import Any
 
 import duckdb
-from cdcflow_sinks.duckdb import statements
-from cdcflow_sinks.duckdb.settings import DuckDBSettings
 
 from cdcflow.errors import DeliveryError, Permanent, Transient
+from cdcflow_sinks.duckdb import statements
+from cdcflow_sinks.duckdb.settings import DuckDBSettings
 
 #: The oldest format that every DuckDB since 1.2 reads. Without it a file of DuckDB 2 is closed to the
 #: 1.x in people's BI tools.

@@ -4,9 +4,9 @@ import os
 from collections.abc import Sequence
 
 import duckdb
-from cdcflow_sinks.duckdb.settings import DuckDBSettings
 
 from cdcflow.sink import Finding
+from cdcflow_sinks.duckdb.settings import DuckDBSettings
 
 
 def probe(settings: DuckDBSettings) -> Sequence[Finding]:

@@ -4,9 +4,9 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-from cdcflow_sinks.duckdb.statements import literal, quote
 
 from cdcflow.errors import Permanent
+from cdcflow_sinks.duckdb.statements import literal, quote
 
 #: Statements that only look. `EXPLAIN ANALYZE INSERT` and an INSERT inside WITH are of these types too;
 #: the read-only transaction refuses those.

@@ -9,16 +9,16 @@ from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
+
+from cdcflow.errors import Permanent, Rejected
+from cdcflow.model import Batch, Relation
+from cdcflow.sink import Finding, FlowContext, SinkOptions
 from cdcflow_sinks.duckdb import database
 from cdcflow_sinks.duckdb.apply import apply, generations
 from cdcflow_sinks.duckdb.probe import probe
 from cdcflow_sinks.duckdb.query import run_query
 from cdcflow_sinks.duckdb.settings import DuckDBSettings
 from cdcflow_sinks.duckdb.target import Target, bind, table_name
-
-from cdcflow.errors import Permanent, Rejected
-from cdcflow.model import Batch, Relation
-from cdcflow.sink import Finding, FlowContext, SinkOptions
 
 Result = TypeVar("Result")
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from cdcflow_sinks.duckdb import statements
 
 from cdcflow import types
 from cdcflow.errors import Permanent
 from cdcflow.model import Relation
 from cdcflow.types import PgType
+from cdcflow_sinks.duckdb import statements
 
 
 @dataclass(frozen=True)

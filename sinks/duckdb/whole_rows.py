@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from cdcflow_sinks.duckdb.collapse import column_of, row_numbers
 
 from cdcflow.errors import Permanent
 from cdcflow.model import Group, Op
+from cdcflow_sinks.duckdb.collapse import column_of, row_numbers
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """`type: jsonl`: files of events in a directory, one JSON object per line, each change exactly once."""
 
+from cdcflow.sink import Batching, SinkPlugin
 from cdcflow_sinks.jsonl.settings import JsonlSettings, Rotate
 from cdcflow_sinks.jsonl.sink import JsonlSink
-
-from cdcflow.sink import Batching, SinkPlugin
 
 __all__ = ["JsonlSettings", "JsonlSink", "Rotate", "plugin"]
 

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
-from cdcflow_sinks.jsonl.settings import Rotate
 
 from cdcflow.errors import DeliveryError, Permanent, Transient
+from cdcflow_sinks.jsonl.settings import Rotate
 
 #: Lines are handed to the system in pieces of about this size: fewer calls than lines, and little memory.
 PIECE = 1 << 20

@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
-from cdcflow_sinks.jsonl.files import FlowFiles
-from cdcflow_sinks.jsonl.settings import JsonlSettings
-
 from cdcflow.errors import Permanent
 from cdcflow.model import Batch
 from cdcflow.sink import Finding, FlowContext
 from cdcflow.sink.event import encode, events
+from cdcflow_sinks.jsonl.files import FlowFiles
+from cdcflow_sinks.jsonl.settings import JsonlSettings
 
 T = TypeVar("T")
 Given = TypeVarTuple("Given")

@@ -1,8 +1,7 @@
 """`type: null`: counts what it is given and keeps nothing. For measuring what comes before a sink."""
 
-from cdcflow_sinks.null.sink import NullSettings, NullSink
-
 from cdcflow.sink import Batching, SinkPlugin
+from cdcflow_sinks.null.sink import NullSettings, NullSink
 
 __all__ = ["NullSettings", "NullSink", "plugin"]
 

@@ -1,9 +1,8 @@
 """`type: webhook`: events as JSON over HTTP, signed as Standard Webhooks say, in order per key."""
 
+from cdcflow.sink import Batching, SinkPlugin
 from cdcflow_sinks.webhook.settings import WebhookSettings
 from cdcflow_sinks.webhook.sink import WebhookSink
-
-from cdcflow.sink import Batching, SinkPlugin
 
 __all__ = ["WebhookSettings", "WebhookSink", "plugin"]
 

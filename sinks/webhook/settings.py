@@ -3,11 +3,11 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from cdcflow_sinks.webhook.signature import signing_key
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from cdcflow.sink import Secret, SinkSettings
 from cdcflow.sink.quantities import Duration
+from cdcflow_sinks.webhook.signature import signing_key
 
 #: RFC 9110, section 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -24,16 +24,15 @@ from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import accumulate
 
+from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient
+from cdcflow.model import Batch
+from cdcflow.sink import Finding, FlowContext
+from cdcflow.sink.event import encode, events
 from cdcflow_sinks.webhook.answer import Failure, Outcome, excerpt, judge
 from cdcflow_sinks.webhook.connection import Endpoint, Headers, Line, NoAnswer
 from cdcflow_sinks.webhook.order import Order, order
 from cdcflow_sinks.webhook.settings import WebhookSettings
 from cdcflow_sinks.webhook.signature import signature, signing_key
-
-from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient
-from cdcflow.model import Batch
-from cdcflow.sink import Finding, FlowContext
-from cdcflow.sink.event import encode, events
 
 AGENT = b"cdcflow"
 

@@ -95,7 +95,7 @@ def test_the_wheel_works_in_an_empty_environment_elsewhere(tmp_path: Path, ext: 
     assert version["decoder"] == ("compiled" if ext == "yes" else "pure Python")
 
     (elsewhere / "cdcflow.yaml").write_text(
-        "source: {dsn: 'postgresql://nobody@127.0.0.1:1/nowhere'}\n"
+        "source: {dsn: 'postgresql://nobody@127.0.0.1:1/nowhere', tables: [public.*]}\n"
         "sinks: {files: {type: jsonl, path: events}}\n"
         "flows: [{name: files, from: [public.*], to: files}]\n"
     )

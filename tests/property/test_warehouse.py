@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from cdcflow_sinks.duckdb import DuckDBSettings, DuckDBSink
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cdcflow.model import UNCHANGED, Batch, Column, Op, Relation, Value
 from cdcflow.sink import FlowContext, SinkOptions
 from cdcflow.testing.batches import Made, batch_of, make_relation
+from cdcflow_sinks.duckdb import DuckDBSettings, DuckDBSink
 
 #: Where a file costs no fsync, if there is such a place.
 MEMORY = Path("/dev/shm")

@@ -21,11 +21,13 @@ CRASHES = 3
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What flows depend on. `seen` says whether the source was streamed since the engine started."""
+    """What flows depend on. `seen` says whether the source was streamed since the engine started, and
+    `streaming` for how many seconds it has been now, None for longer than anybody asks."""
 
     state: str
     seen: bool
     error: str = ""
+    streaming: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,10 @@ def judge(report: FlowReport, life: Life, source: Source) -> FlowReport:
         said = f"its process has said nothing for {life.silent:.0f} s"
         return replace(unknown, state="unknown", reason=said)
     if source.state == "streaming":
+        before = source.streaming is not None and life.silent >= source.streaming
+        if before and report.state == "up to date":
+            # That was said of the journal before the backfill or the reconnection brought it further.
+            return replace(unknown, state="starting", reason="")
         return report
     if report.state != "up to date":
         return unknown

@@ -149,6 +149,7 @@ class Supervisor:
         self._state = "starting"
         self._figures: dict[str, Any] = {}
         self._figures_at = 0.0
+        self._streaming_since = 0.0
         self._streamed = False
         self._reports = {name: FlowReport(name=name) for name in config.flows}
         self._heard_at: dict[str, float] = {}
@@ -240,6 +241,8 @@ class Supervisor:
 
     def _heard(self, message: Report) -> None:
         if isinstance(message, CaptureReport):
+            if message.state == "streaming" and self._figures.get("state") != "streaming":
+                self._streaming_since = time.monotonic()
             self._figures, self._figures_at = message.figures, time.monotonic()
             if message.state == "streaming" and not self._streamed:
                 self._streamed = True
@@ -297,7 +300,9 @@ class Supervisor:
         return min(known) if len(known) == len(checkpoints) else None
 
     def _flow_reports(self) -> list[FlowReport]:
-        source = Source(self._capture_state(), self._streamed, str(self._figures.get("error") or ""))
+        error = str(self._figures.get("error") or "")
+        streaming = time.monotonic() - self._streaming_since
+        source = Source(self._capture_state(), self._streamed, error, streaming)
         return [judge(report, self._life(name), source) for name, report in self._reports.items()]
 
     def _life(self, flow: str) -> Life:

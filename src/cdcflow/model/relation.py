@@ -45,7 +45,7 @@ class Relation:
 
     @cached_property
     def key(self) -> tuple[int, ...]:
-        """Indexes of the replica identity's columns, in column order. Empty where nothing identifies a row."""
+        """Indexes of the replica identity's columns, in column order. Empty: nothing identifies a row."""
         return tuple(i for i, column in enumerate(self.columns) if column.key)
 
     @property

@@ -32,6 +32,6 @@ __all__ = [
     "SinkOptions",
     "SinkPlugin",
     "SinkSettings",
-    "Transient",
     "TransactionalSink",
+    "Transient",
 ]

@@ -23,7 +23,8 @@ def load(name: str) -> SinkPlugin:
         close = get_close_matches(name, known, n=1)
         raise ConfigurationError(
             f"there is no sink of type {name!r}",
-            hint=(f"did you mean {close[0]!r}? " if close else "") + f"installed: {', '.join(known) or 'none'}",
+            hint=(f"did you mean {close[0]!r}? " if close else "")
+            + f"installed: {', '.join(known) or 'none'}",
         )
     entry = found[0]
     try:

@@ -35,6 +35,13 @@ def test_without_a_streaming_source_nobody_is_up_to_date_and_lag_is_unknown(
     assert source.error in found.reason
 
 
+def test_what_was_said_before_the_source_streamed_does_not_make_a_flow_up_to_date() -> None:
+    just_now = replace(STREAMING, streaming=0.2)
+    found = judge(FINE, replace(ALIVE, silent=0.4), just_now)
+    assert (found.state, found.lag_changes) == ("starting", None)
+    assert judge(FINE, replace(ALIVE, silent=0.1), just_now) == FINE
+
+
 def test_a_flow_in_trouble_says_so_also_without_a_source() -> None:
     trouble = replace(FINE, state="needs attention", reason="no such column")
     found = judge(trouble, ALIVE, Source("connecting", seen=True))

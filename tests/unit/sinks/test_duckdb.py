@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import duckdb
 import pytest
-from cdcflow_sinks.duckdb import DuckDBSettings, DuckDBSink, plugin
 
 from cdcflow.errors import Permanent, Rejected, Transient
 from cdcflow.model import UNCHANGED, Column, Op, Position, Relation
@@ -23,6 +22,7 @@ from cdcflow.sink import (
 )
 from cdcflow.testing.batches import Made, Row, batch_of, make_batch, make_relation
 from cdcflow.testing.conformance import SinkConformance
+from cdcflow_sinks.duckdb import DuckDBSettings, DuckDBSink, plugin
 
 Result = TypeVar("Result")
 

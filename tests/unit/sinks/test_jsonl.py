@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 
 import orjson
 import pytest
-from cdcflow_sinks.jsonl import JsonlSettings, JsonlSink, Rotate
-from cdcflow_sinks.jsonl.files import FlowFiles
 
 from cdcflow.errors import Permanent, Transient
 from cdcflow.model import Batch
@@ -21,6 +19,8 @@ from cdcflow.sink import FlowContext, Probe, Sink, TransactionalSink
 from cdcflow.testing.batches import inserts, make_relation
 from cdcflow.testing.conformance import SinkConformance
 from cdcflow.testing.waiting import eventually
+from cdcflow_sinks.jsonl import JsonlSettings, JsonlSink, Rotate
+from cdcflow_sinks.jsonl.files import FlowFiles
 
 T = TypeVar("T")
 RELATION = make_relation()

@@ -2,12 +2,11 @@
 
 import asyncio
 
-from cdcflow_sinks.null import NullSettings, NullSink
-
 from cdcflow.sink import FlowContext, Sink
 from cdcflow.sink.registry import load
 from cdcflow.testing.batches import inserts, make_relation
 from cdcflow.testing.conformance import SinkConformance
+from cdcflow_sinks.null import NullSettings, NullSink
 
 
 class TestNull(SinkConformance):

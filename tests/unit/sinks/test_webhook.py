@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cdcflow_sinks.webhook import WebhookSettings, WebhookSink, plugin
-from cdcflow_sinks.webhook.signature import signature, signing_key
 from pydantic import ValidationError
 from standardwebhooks import Webhook
 
@@ -25,6 +23,8 @@ from cdcflow.testing.batches import inserts, make_batch, make_relation
 from cdcflow.testing.conformance import SinkConformance
 from cdcflow.testing.receiver import Answer, Received, Receiver
 from cdcflow.testing.waiting import eventually
+from cdcflow_sinks.webhook import WebhookSettings, WebhookSink, plugin
+from cdcflow_sinks.webhook.signature import signature, signing_key
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 OTHER = "whsec_" + base64.b64encode(bytes(range(24))).decode()

@@ -1,0 +1,355 @@
+"""Every type family as a real Postgres prints it, held against what the same Postgres says of the value."""
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+import orjson
+import psycopg
+import pyarrow as pa
+import pytest
+
+from cdcflow import types
+from cdcflow.decode import Decoder
+from cdcflow.errors import Permanent
+from cdcflow.model import Batch, Column
+from cdcflow.source.connection import connect
+from cdcflow.testing.database import Database
+from cdcflow.types import PgType
+from cdcflow.types.builtin import BY_NAME, BY_OID
+
+Connection = psycopg.Connection[Any]
+
+#: Type → values as literals. Every value also goes through an array of its type.
+VALUES: dict[str, list[str]] = {
+    "smallint": ["-32768", "32767"],
+    "integer": ["-2147483648", "0", "2147483647"],
+    "bigint": ["-9223372036854775808", "9007199254740993", "9223372036854775807"],
+    "oid": ["0", "4294967295"],
+    "real": ["0.1", "-0", "1e-45", "3.4028235e+38", "16777217", "NaN", "Infinity", "-Infinity"],
+    "double precision": [
+        *("0.1", "-0", "5e-324", "1.7976931348623157e+308", "123456789012345680", "1e22", "1e23"),
+        *("NaN", "Infinity", "-Infinity"),
+    ],
+    "numeric": ["1.10", "-0.00", "1" * 60, "1e-30", "NaN", "Infinity", "-Infinity"],
+    "numeric(12,2)": ["1.1", "-9999999999.99", "0", "0.005"],
+    "numeric(38,10)": ["1234567890123456789012345678.0123456789", "-0.0000000001"],
+    "numeric(3,-2)": ["99949", "-100"],
+    "numeric(2,4)": ["0.0099"],
+    "text": ["", " ", "NULL", "ü😀", 'a"b\\c', "{x}", "tab\tline\nend"],
+    "varchar(5)": ["abc"],
+    "char(5)": ["ab", ""],
+    "name": ["abc"],
+    '"char"': ["a"],
+    "boolean": ["true", "false"],
+    "bytea": ["\\x", "\\x00ff5c", "abc"],
+    "date": [
+        "2026-11-22",
+        "infinity",
+        "-infinity",
+        "4714-11-24 BC",
+        "0001-12-31 BC",
+        "10000-01-01",
+        "5874897-12-31",
+    ],
+    "time": ["00:00:00", "18:18:44.5", "24:00:00"],
+    "timetz": ["00:00:00+15:59:59", "24:00:00-15:59:59"],
+    "timestamp": [
+        *(
+            "2026-11-22 18:18:44.123456",
+            "infinity",
+            "-infinity",
+            "4714-11-24 00:00:00 BC",
+            "0001-01-01 00:00:00",
+        ),
+        *("10000-01-01 00:00:00", "294247-01-10 04:00:54.775806", "1969-12-31 23:59:59.999999"),
+    ],
+    "timestamptz": [
+        *(
+            "2026-11-22 18:18:44.5+05:30",
+            "infinity",
+            "-infinity",
+            "0044-03-15 12:00:00 BC",
+            "1800-01-01 00:00:00",
+        ),
+        *("10000-01-01 00:00:00", "294247-01-10 04:00:54.775806+00"),
+    ],
+    "timestamptz(0)": ["2026-11-22 18:18:44.5"],
+    "interval": [
+        *(
+            "0",
+            "1 year 2 mons -3 days 04:05:06.7",
+            "-1 year 2 days -00:00:00.000001",
+            "1 mon -1 day",
+            "100 hours",
+        ),
+        *("-2147483648 days", "178000000 years", "2562047788:00:54.775807", "1 day 00:00:01", "-1 mon"),
+    ],
+    "uuid": ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"],
+    "json": ['{"a":1,"a":2, "n": 123456789012345678901234567890.5}', "null", '"\\ud800"', "[1,\n2]"],
+    "jsonb": ['{"b":1,"a":{"n": 12345678901234567890}}', "null", "1e400", '"x"'],
+    "xml": ["<a>1</a>"],
+    "money": ["-12.50"],
+    "inet": ["10.0.0.1/8", "::1"],
+    "cidr": ["10.0.0.0/8"],
+    "macaddr": ["08:00:2b:01:02:03"],
+    "macaddr8": ["08:00:2b:01:02:03:04:05"],
+    "bit(5)": ["00101"],
+    "varbit": ["", "0001"],
+    "int4range": ["[1,5)", "empty", "(,)"],
+    "tstzrange": ["[2026-01-01,infinity)"],
+    "int4multirange": ["{}", "{[1,2),[5,9)}"],
+    "tsvector": ["'a':1 'b c':2"],
+    "tsquery": ["'a' & 'b'"],
+    "pg_lsn": ["16/B374D848"],
+    "regclass": ["pg_class"],
+    "xid8": ["18446744073709551615"],
+    "point": ["(1.5,-0)"],
+    "box": ["(1,1),(0,0)"],
+    "jsonpath": ["$.a"],
+}
+
+
+@pytest.fixture
+def source(postgres: Database) -> Iterator[Connection]:
+    """A connection with the session settings of capture."""
+    connection = connect(postgres.dsn, purpose="tests")
+    connection.autocommit = True
+    yield connection
+    connection.close()
+
+
+def raw(source: Connection, sql: str) -> list[str]:
+    """A query's one column as the types' output functions write it: what COPY and pgoutput carry."""
+    result = source.pgconn.exec_(sql.encode())
+    assert not result.error_message, result.error_message.decode()
+    values = [result.get_value(row, 0) for row in range(result.ntuples)]
+    return ["" if value is None else bytes(value).decode() for value in values]
+
+
+def filled(source: Connection, name: str) -> PgType:
+    """Makes the table `public.t` with the values of a type in `v`, in the order of `n`."""
+    source.execute(f"CREATE TABLE public.t (n serial, v {name})".encode())
+    for value in VALUES[name]:
+        source.execute(b"INSERT INTO public.t (v) VALUES (%s)", [value])
+    query = (
+        "SELECT atttypid::int8, atttypmod FROM pg_attribute"
+        " WHERE attrelid = 'public.t'::regclass AND attname = 'v'"
+    )
+    row = source.execute(query).fetchone()
+    assert row is not None
+    return types.of(Column("v", row[0], row[1]))
+
+
+#: DuckDB type → an SQL expression of Postgres that says exactly which value `v` is. Types that are not
+#: here are said by their text.
+SAID_BY_POSTGRES = {
+    "FLOAT": "encode(float8send(v), 'hex')",
+    "DOUBLE": "encode(float8send(v), 'hex')",
+    "BLOB": "encode(v, 'hex')",
+    "DATE": "CASE WHEN isfinite(v) THEN (v - DATE '1970-01-01')::text ELSE v::text END",
+    "TIME": "(extract(epoch FROM v) * 1000000)::int8",
+    "TIMESTAMP": "CASE WHEN isfinite(v) THEN (extract(epoch FROM v) * 1000000)::int8::text ELSE v::text END",
+    "INTERVAL": (
+        "concat_ws(' ', extract(year FROM v) * 12 + extract(month FROM v), extract(day FROM v),"
+        " ((extract(hour FROM v) * 3600 + extract(minute FROM v) * 60) * 1000000"
+        " + extract(microseconds FROM v))::int8)"
+    ),
+    "BOOLEAN": "v::text",
+}
+SAID_BY_POSTGRES["TIMESTAMP WITH TIME ZONE"] = SAID_BY_POSTGRES["TIMESTAMP"]
+
+#: The same of DuckDB, as far as SQL is needed for it.
+SAID_BY_DUCKDB = {
+    "INTERVAL": (
+        "concat_ws(' ', datepart('year', v) * 12 + datepart('month', v), datepart('day', v),"
+        " datepart('hour', v) * 3600000000 + datepart('minute', v) * 60000000 + datepart('microsecond', v))"
+    ),
+    "FLOAT": "v::DOUBLE",
+    "BLOB": "lower(hex(v))",
+}
+
+
+def said_by_duckdb(kind: PgType, values: pa.Array) -> list[str]:
+    """Puts the values into a column of the warehouse's type and says which ones it holds."""
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute(f"CREATE TABLE t (n INTEGER, v {kind.duckdb})")
+    connection.register("stage", pa.table({"n": pa.array(range(len(values))), "v": values}))
+    connection.execute("INSERT INTO t SELECT n, v FROM stage")
+    expression = SAID_BY_DUCKDB.get(kind.duckdb, "v" if kind.duckdb in SAID_BY_POSTGRES else "v::VARCHAR")
+    found = connection.sql(f"SELECT {expression} AS v FROM t ORDER BY n").to_arrow_table().column("v")
+    array = found.combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    if kind.duckdb in ("FLOAT", "DOUBLE"):
+        return [struct.pack(">d", value).hex() for value in array.to_pylist()]
+    if kind.duckdb in ("DATE", "TIME", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE"):
+        most = 2**31 - 1 if kind.duckdb == "DATE" else 2**63 - 1
+        words = {most: "infinity", -most: "-infinity"}
+        numbers = array.view(pa.int32() if kind.duckdb == "DATE" else pa.int64()).to_pylist()
+        return [words.get(number, str(number)) for number in numbers]
+    return ["true" if value is True else "false" if value is False else value for value in array.to_pylist()]
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_the_warehouse_holds_the_value_that_postgres_has(source: Connection, name: str) -> None:
+    kind = filled(source, name)
+    texts = raw(source, "SELECT v FROM public.t ORDER BY n")
+
+    found = said_by_duckdb(kind, kind.to_arrow(pa.array(texts, pa.string())))
+
+    said = SAID_BY_POSTGRES.get(kind.duckdb)
+    assert found == (raw(source, f"SELECT {said} FROM public.t ORDER BY n") if said else texts)
+
+
+#: Types whose JSON is not Postgres' own, and how Postgres says it all the same.
+JSON_BY_POSTGRES = {"bytea": "to_json(translate(encode(v, 'base64'), E'\\n', ''))"}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_json_says_what_postgres_says(source: Connection, name: str) -> None:
+    kind = filled(source, name)
+    texts = raw(source, "SELECT v FROM public.t ORDER BY n")
+    if name == "interval":
+        source.execute("SET IntervalStyle = iso_8601")
+    expression = JSON_BY_POSTGRES.get(name, "to_json(v)")
+    if name not in ("json", "jsonb"):
+        said = [orjson.loads(text) for text in raw(source, f"SELECT {expression} FROM public.t ORDER BY n")]
+    else:
+        said = raw(source, "SELECT v FROM public.t ORDER BY n")
+
+    for text, wanted in zip(texts, said, strict=True):
+        found = orjson.dumps(kind.json(text))
+        if name in ("json", "jsonb"):
+            assert found.decode() == wanted.replace("\n", " ")
+        elif isinstance(wanted, str | bool):
+            assert orjson.loads(found) == wanted
+        else:
+            # A number to Postgres: here it is one too, or its text where a double would change it.
+            value = orjson.loads(found)
+            assert value == (text if isinstance(value, str) else wanted)
+            assert isinstance(value, str) or float(text) == value
+
+
+@pytest.mark.parametrize("name", [name for name in VALUES if name != "jsonpath"])
+def test_an_array_holds_the_same_values(source: Connection, name: str) -> None:
+    element = filled(source, name)
+    source.execute(f"CREATE TABLE public.lists (v {name}[])".encode())
+    source.execute("INSERT INTO public.lists SELECT array_agg(v ORDER BY n) || NULL FROM public.t")
+    [oid] = raw(source, "SELECT pg_typeof(v)::oid FROM public.lists")
+    kind = types.of(Column("v", int(oid)))
+    texts = raw(source, "SELECT v FROM public.t ORDER BY n")
+    [text] = raw(source, "SELECT v FROM public.lists")
+
+    assert orjson.dumps(kind.json(text)) == orjson.dumps([*map(element.json, texts), None])
+    [stored] = kind.to_arrow(pa.array([text])).to_pylist()
+    assert stored.encode() == orjson.dumps(kind.json(text))
+
+
+@pytest.mark.parametrize(
+    ("literal", "expected"),
+    [
+        ("'{}'::int[]", []),
+        ("'{{1,2},{3,NULL}}'::int[]", [[1, 2], [3, None]]),
+        ("'[0:1]={1,2}'::int[]", {"lower_bounds": [0], "elements": [1, 2]}),
+        ("'[-1:0][5:5]={{1},{2}}'::int[]", {"lower_bounds": [-1, 5], "elements": [[1], [2]]}),
+        ("ARRAY['NULL', NULL, 'null', '', ' ', 'a,b', '{']", ["NULL", None, "null", "", " ", "a,b", "{"]),
+        ("ARRAY['back\\slash', '\"quoted\"']", ["back\\slash", '"quoted"']),
+    ],
+)
+def test_arrays_keep_dimensions_bounds_and_quotes(source: Connection, literal: str, expected: object) -> None:
+    [text] = raw(source, f"SELECT {literal}")
+    oid = 1007 if "int" in literal else 1009
+
+    assert types.of(Column("v", oid)).json(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("numeric(12,2)", "NaN"),
+        ("timestamp", "294276-12-31 23:59:59.999999"),
+        ("timestamptz", "294276-12-31 23:59:59.999999+00"),
+    ],
+)
+def test_a_value_that_the_column_cannot_hold_is_refused(source: Connection, name: str, value: str) -> None:
+    kind = filled(source, name)
+    source.execute(b"INSERT INTO public.t (v) VALUES (%s)", [value])
+
+    with pytest.raises(Permanent, match="does not fit"):
+        kind.to_arrow(pa.array(raw(source, "SELECT v FROM public.t ORDER BY n")))
+
+
+def test_every_built_in_type_of_the_server_is_known(source: Connection) -> None:
+    found = source.execute(
+        "SELECT oid::int8, typname, typelem::int8, typcategory = 'A' FROM pg_type"
+        " WHERE typtype IN ('b', 'r', 'm') AND oid < 10000 AND typname NOT LIKE 'pg\\_%%' ORDER BY oid",
+        [],
+    ).fetchall()
+
+    unknown = [name for oid, name, *_ in found if oid not in BY_OID]
+    assert unknown == []
+    for oid, name, element, is_array in found:
+        assert BY_NAME[name] is BY_OID[oid]
+        if is_array:
+            assert BY_OID[oid].name == f"{BY_OID[element].name}[]"
+
+
+def streamed(postgres: Database, source: Connection, *statements: str) -> Batch:
+    """The statements' changes of `public.t` as pgoutput sends them."""
+    source.execute(f"CREATE PUBLICATION {postgres.publication} FOR TABLE public.t".encode())
+    source.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [postgres.slot])
+    for statement in statements:
+        source.execute(statement.encode())
+    decoder = Decoder()
+    rows = source.execute(
+        "SELECT (lsn - '0/0')::int8, data FROM pg_logical_slot_get_binary_changes(%s, NULL, NULL,"
+        " 'proto_version', '1', 'publication_names', %s)",
+        [postgres.slot, postgres.publication],
+    ).fetchall()
+    decoder.feed([b"w" + struct.pack(">QQQ", lsn, lsn, 0) + bytes(data) for lsn, data in rows])
+    batch = decoder.take()
+    assert batch is not None
+    return batch
+
+
+def test_types_of_users_and_extensions_are_known_from_the_stream(
+    postgres: Database, source: Connection
+) -> None:
+    available = {name for (name,) in source.execute("SELECT name FROM pg_available_extensions")}
+    columns = {
+        "small": ("public.small", "7", 7),
+        "list": ("public.list", "{1,NULL}", [1, None]),
+        "mood": ("public.mood", "so so", "so so"),
+        "moods": ("public.mood[]", "{ok,NULL}", ["ok", None]),
+        "pair": ("public.pair", "(1,)", "(1,)"),
+    }
+    for name, kind, text, expected in (
+        ("hstore", "hstore", '"a"=>NULL, "b"=>"1"', {"a": None, "b": "1"}),
+        ("citext", "citext", "Abc", "Abc"),
+        ("ltree", "ltree", "a.b", "a.b"),
+        ("vector", "vector(2)", "[1,2.5]", [1, 2.5]),
+    ):
+        if name in available:
+            source.execute(f"CREATE EXTENSION {name} SCHEMA public".encode())
+            columns[name] = (f"public.{kind}", text, expected)
+    for statement in (
+        "CREATE DOMAIN public.tiny AS int2 CHECK (VALUE > 0)",
+        "CREATE DOMAIN public.small AS public.tiny",
+        "CREATE DOMAIN public.list AS int4[]",
+        "CREATE TYPE public.mood AS ENUM ('ok', 'so so')",
+        "CREATE TYPE public.pair AS (a int, b text)",
+        "CREATE TABLE public.t ("
+        + ", ".join(f"{name} {kind}" for name, (kind, _, _) in columns.items())
+        + ")",
+    ):
+        source.execute(statement.encode())
+    values = ", ".join(f"'{text}'" for _, text, _ in columns.values())
+
+    [group] = streamed(postgres, source, f"INSERT INTO public.t VALUES ({values})").groups
+
+    for i, (name, (_, _, expected)) in enumerate(columns.items()):
+        kind_of_column = types.of(group.relation.columns[i])
+        [text] = group.new(i).to_pylist()
+        assert orjson.loads(orjson.dumps(kind_of_column.json(text))) == expected, name
