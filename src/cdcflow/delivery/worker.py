@@ -242,11 +242,18 @@ class FlowWorker:
     async def _deliver(self, sink: Sink, feed: Feed) -> None:
         if self._stop.is_set():
             raise _Stop
+        # Asked once: isinstance of a runtime protocol costs as much as a small batch.
+        keeps_checkpoint = isinstance(sink, TransactionalSink)
+        schema_sink = sink if isinstance(sink, SchemaSink) else None
         while (batch := await feed.take()) is not None:
             self._writing = batch
             try:
-                await self._persist(self._write, sink, batch)
-                if not isinstance(sink, TransactionalSink):
+                if schema_sink is not None:
+                    await self._persist(self._prepare, schema_sink, batch)
+                # A batch without changes tells a transactional sink nothing but its new checkpoint.
+                if len(batch) or keeps_checkpoint:
+                    await self._persist(sink.write, batch)
+                if not keeps_checkpoint:
                     await self._persist(self._save, batch)
             finally:
                 self._writing = None
@@ -256,16 +263,13 @@ class FlowWorker:
                 self._batches += 1
                 self._last_delivery = time.time()
 
-    async def _write(self, sink: Sink, batch: Batch) -> None:
-        if isinstance(sink, SchemaSink):
-            fresh = {g.relation.fingerprint: g.relation for g in batch.groups}
-            fresh = {name: relation for name, relation in fresh.items() if name not in self._prepared}
-            if fresh:
-                await sink.prepare(list(fresh.values()))
-                self._prepared.update(fresh)
-        # A batch without changes tells a transactional sink nothing but its new checkpoint.
-        if len(batch) or isinstance(sink, TransactionalSink):
-            await sink.write(batch)
+    async def _prepare(self, sink: SchemaSink, batch: Batch) -> None:
+        """Tells the sink of generations that it has not seen, before the first of their rows."""
+        fresh = {g.relation.fingerprint: g.relation for g in batch.groups}
+        fresh = {name: relation for name, relation in fresh.items() if name not in self._prepared}
+        if fresh:
+            await sink.prepare(list(fresh.values()))
+            self._prepared.update(fresh)
 
     async def _save(self, batch: Batch) -> None:
         await asyncio.to_thread(self._store.save, self.plan.name, batch.end, batch.last)
