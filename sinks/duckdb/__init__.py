@@ -1,4 +1,11 @@
-"""The `duckdb` sink: a warehouse file whose tables equal the source's, transaction by transaction."""
+"""The `duckdb` sink: a warehouse file whose tables equal the source's, batch by batch.
+
+A batch and the flow's checkpoint (table `cdcflow.checkpoint`) are one DuckDB transaction, so a replay
+changes nothing. Column types are those of `cdcflow.types`, where every value is exact: numeric without a
+precision, json, arrays and whatever else DuckDB has no exact type for are VARCHAR. A value that its column
+cannot hold (NaN in a DECIMAL, an infinite interval, a moment after the year 294247) stops the flow with
+the ALTER TABLE that makes the column VARCHAR; the sink then writes Postgres' own text there.
+"""
 
 from cdcflow.sink import Batching, FlowContext, SinkOptions, SinkPlugin
 from cdcflow_sinks.duckdb.settings import DuckDBSettings

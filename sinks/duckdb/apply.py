@@ -5,11 +5,12 @@ last states inserted. Only those last states are converted from text.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -86,28 +87,40 @@ def apply(connection: Any, target: Target, group: Group) -> Refused:
 def _apply_states(connection: Any, target: Target, group: Group, states: LastStates) -> Refused:
     relation = target.relation
     stored = _stored(connection, target, states)
+    if stored.complete is None and states.replaces and len(states.rows) <= STAGE_ROWS:
+        # The usual small batch: the staged rows name the rows that they replace.
+        with registered(connection, "stage", _staged(target, group, states, stored, 0)):
+            connection.execute(statements.delete_keys(target.table, target.key, "stage", relation.key))
+            connection.execute(statements.insert(target.table, relation.names))
+        return {}
     touched = {f"c{i}": target.typed(column, states.touched[i]) for i, column in enumerate(relation.key)}
     with registered(connection, "touched", pa.table(touched)):
         connection.execute(statements.delete_keys(target.table, target.key))
     for start in range(0, len(states.rows), STAGE_ROWS):
-        part = slice(start, start + STAGE_ROWS)
-        columns = []
-        for column in range(len(relation.columns)):
-            if column in relation.key:
-                text = states.keys[relation.key.index(column)][part]
-            else:
-                text = group.new(column).take(states.sources.get(column, states.rows)[part])
-            values = target.typed(column, text)
-            if column in stored.columns:
-                values = pc.coalesce(values, stored.columns[column][part].cast(values.type))
-            columns.append(values)
-        if stored.complete is not None:
-            columns = [values.filter(stored.complete[part]) for values in columns]
-        _insert(connection, target, columns)
+        with registered(connection, "stage", _staged(target, group, states, stored, start)):
+            connection.execute(statements.insert(target.table, relation.names))
     if stored.complete is None:
         return {}
     lost = states.rows.filter(pc.invert(stored.complete)).to_pylist()
     return dict.fromkeys(lost, "leaves a value unchanged that the warehouse never got: backfill the table")
+
+
+def _staged(target: Target, group: Group, states: LastStates, stored: "_Stored", start: int) -> pa.Table:
+    """`STAGE_ROWS` of the rows to insert, from `start` on, in the types of the warehouse."""
+    relation = target.relation
+    part = slice(start, start + STAGE_ROWS)
+    columns = {}
+    for column in range(len(relation.columns)):
+        if column in relation.key:
+            text = states.keys[relation.key.index(column)][part]
+        else:
+            text = group.new(column).take(states.sources.get(column, states.rows)[part])
+        values = target.typed(column, text)
+        if column in stored.columns:
+            values = pc.coalesce(values, stored.columns[column][part].cast(values.type))
+        columns[f"c{column}"] = values
+    staged = pa.table(columns)
+    return staged if stored.complete is None else staged.filter(stored.complete[part])
 
 
 @dataclass(frozen=True)
@@ -179,5 +192,10 @@ def registered(connection: Any, name: str, table: pa.Table) -> Iterator[None]:
     connection.register(name, table)
     try:
         yield
-    finally:
-        connection.unregister(name)
+    except BaseException:
+        # In a failed transaction this fails too, and the first error is the one to tell; the view goes
+        # with the rollback.
+        with suppress(duckdb.Error):
+            connection.unregister(name)
+        raise
+    connection.unregister(name)

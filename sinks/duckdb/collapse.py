@@ -35,6 +35,11 @@ class LastStates:
     sources: Mapping[int, pa.Array]
     origins: tuple[pa.Array, ...]
 
+    @property
+    def replaces(self) -> bool:
+        """Whether every touched key is one to insert: nothing but upserts."""
+        return len(self.touched[0]) == len(self.rows)
+
 
 def row_numbers(count: int) -> pa.Array:
     """0, 1, 2 … as int64."""
@@ -147,11 +152,10 @@ def _by_replay(
     linked = {key for key in before if key is not None}
     linked.update(key for key, old in zip(after, before, strict=True) if old is not None)
     replayed = [key in linked for key in after]
-    mask = pa.array(replayed, pa.bool_())
-    rest = _by_hash_where(group, pc.invert(mask), keys, partial)
+    rest = _by_hash_where(group, pc.invert(pa.array(replayed, pa.bool_())), keys, partial)
 
     op = group.meta("op").to_pylist()
-    unsent = [group.unchanged_mask(column).to_pylist() for column in partial]
+    unsent = [mask.to_pylist() for mask in map(group.unchanged_mask, partial) if mask is not None]
     states: dict[Key, _State | None] = {}
     sources: list[int | None]
     for row, wanted in enumerate(replayed):

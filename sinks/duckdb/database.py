@@ -1,4 +1,4 @@
-"""The DuckDB file: opening it, one transaction at a time, and what its errors mean to the engine."""
+"""The DuckDB file: who has it open in this process, one transaction at a time, and the checkpoints in it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,18 +8,14 @@ from typing import Any
 
 import duckdb
 
-from cdcflow.errors import DeliveryError, Permanent, Transient
+from cdcflow.errors import Permanent
 from cdcflow_sinks.duckdb import statements
+from cdcflow_sinks.duckdb.failures import translated
 from cdcflow_sinks.duckdb.settings import DuckDBSettings
 
 #: The oldest format that every DuckDB since 1.2 reads. Without it a file of DuckDB 2 is closed to the
 #: 1.x in people's BI tools.
 STORAGE_VERSION = "v1.2.0"
-
-#: One writer at a time per file: flows of one process share the database, and their transactions would
-#: conflict on the checkpoint table and double the memory in use.
-_writers: dict[Path, Lock] = {}
-_writers_guard = Lock()
 
 
 def configuration(settings: DuckDBSettings) -> Mapping[str, str]:
@@ -36,32 +32,84 @@ def configuration(settings: DuckDBSettings) -> Mapping[str, str]:
     }
 
 
-def connect(settings: DuckDBSettings) -> Any:
-    """Opens the file, making it if missing. DuckDB itself shares one instance per file and process.
+class File:
+    """A warehouse's file as this process has it open. Use `file_of`: there is one object per file.
 
-    Raises Transient while another process has the file open, and Permanent for what a person must fix.
+    DuckDB shares one instance among the connections to a file, which lives until the last is closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        #: Held by whoever writes, for the length of a transaction: transactions side by side would
+        #: conflict on the checkpoint table and double the memory in use.
+        self.writing = Lock()
+        self._connections: list[Any] = []
+
+    def connect(self, settings: DuckDBSettings) -> Any:
+        """A connection of the caller's own; the file is made if missing.
+
+        Raises Transient while another process has the file open, and Permanent for what a person must
+        fix.
+        """
+        if not self.path.parent.is_dir():
+            raise Permanent(
+                f"the directory of the warehouse does not exist: {self.path.parent}",
+                hint="create it, or change the sink's `path`",
+            )
+        try:
+            connection = duckdb.connect(str(self.path), config=dict(configuration(settings)))
+            connection.execute("SET TimeZone = 'UTC'")
+        except duckdb.Error as error:
+            raise translated(error, f"cannot open the warehouse {self.path}") from error
+        self._connections.append(connection)
+        return connection
+
+    def has(self, connection: Any) -> bool:
+        """Whether the connection is one of this file's and still open."""
+        return any(connection is known for known in self._connections)
+
+    def close(self, connection: Any) -> None:
+        """Closes a connection. DuckDB writes its log into the file when the last one goes."""
+        self._connections = [known for known in self._connections if known is not connection]
+        connection.close()
+
+    def give_up(self) -> None:
+        """Closes every connection of the process, since the instance they share is of no use any more.
+        Their owners see it by `has` and connect again."""
+        for connection in list(self._connections):
+            self.close(connection)
+
+
+@contextmanager
+def looking(settings: DuckDBSettings) -> Iterator[Any]:
+    """A connection that cannot write, for who looks at a file that no engine has open.
+
+    Raises Permanent where there is no file yet, Transient while another process writes to it.
     """
     path = settings.path.resolve()
-    if not path.parent.is_dir():
+    if not path.is_file():
         raise Permanent(
-            f"the directory of the warehouse does not exist: {path.parent}",
-            hint="create it, or change the sink's `path`",
+            f"there is no warehouse at {path} yet", hint="it is made when its flow delivers: `cdcflow run`"
         )
     try:
-        connection = duckdb.connect(str(path), config=dict(configuration(settings)))
-        connection.execute("SET TimeZone = 'UTC'")
+        connection = duckdb.connect(str(path), read_only=True, config=dict(configuration(settings)))
     except duckdb.Error as error:
-        failure = translated(error, f"cannot open the warehouse {path}")
-        if isinstance(error, duckdb.IOException) and not _is_locked(error):
-            raise Permanent(str(failure), hint="move the file away, or name another `path`") from error
-        raise failure from error
-    return connection
+        raise translated(error, f"cannot open the warehouse {path}") from error
+    try:
+        connection.execute("SET TimeZone = 'UTC'")
+        yield connection
+    finally:
+        connection.close()
 
 
-def writer_lock(settings: DuckDBSettings) -> Lock:
-    """The lock that whoever writes to the file holds for the length of a transaction."""
-    with _writers_guard:
-        return _writers.setdefault(settings.path.resolve(), Lock())
+_files: dict[Path, File] = {}
+_files_guard = Lock()
+
+
+def file_of(settings: DuckDBSettings) -> File:
+    path = settings.path.resolve()
+    with _files_guard:
+        return _files.setdefault(path, File(path))
 
 
 @contextmanager
@@ -77,29 +125,6 @@ def transaction(connection: Any) -> Iterator[None]:
         except duckdb.Error:
             pass  # a failed COMMIT has already rolled back; the first error is the one to tell
         raise
-
-
-def translated(error: duckdb.Error, doing: str) -> DeliveryError:
-    """The engine's word for a DuckDB error: worth waiting for, or a person's business.
-
-    Only the first line of DuckDB's message is kept, and none of it where it may quote a value.
-    """
-    text = str(error).partition("\n")[0]
-    if isinstance(error, duckdb.IOException):
-        if _is_locked(error):
-            return Transient(f"{doing}: another process has the file open: {text}", hint="close it there")
-        return Transient(f"{doing}: {text}", hint="check the disk's free space and the file's permissions")
-    if isinstance(error, duckdb.OutOfMemoryException):
-        return Permanent(f"{doing}: {text}", hint="raise the sink's `memory_limit`")
-    if isinstance(error, duckdb.TransactionException):
-        return Transient(f"{doing}: {text}")
-    if isinstance(error, duckdb.ConversionException | duckdb.ConstraintException | duckdb.DataError):
-        return Permanent(f"{doing}: a value does not fit ({type(error).__name__})")
-    return Permanent(f"{doing}: {type(error).__name__}: {text}")
-
-
-def _is_locked(error: duckdb.Error) -> bool:
-    return "could not set lock" in str(error).lower()
 
 
 class Checkpoints:
@@ -122,15 +147,14 @@ class Checkpoints:
         return False
 
     def read(self) -> int | None:
-        row = self._connection.execute(
-            statements.READ_CHECKPOINT.format(table=self._table), [self._flow]
-        ).fetchone()
-        return None if row is None else int(row[0])
+        query = statements.READ_CHECKPOINT.format(table=self._table)
+        rows = self._connection.execute(query, [self._flow]).fetchall()
+        return int(rows[0][0]) if rows else None
 
     def store(self, offset: int, position: str) -> None:
         """Part of the transaction that stores the changes before `offset`."""
         query = statements.UPDATE_CHECKPOINT.format(table=self._table)
-        (updated,) = self._connection.execute(query, [offset, position, self._flow]).fetchone()
+        [(updated,)] = self._connection.execute(query, [offset, position, self._flow]).fetchall()
         if not updated:
             query = statements.INSERT_CHECKPOINT.format(table=self._table)
             self._connection.execute(query, [self._flow, offset, position])

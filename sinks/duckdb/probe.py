@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import duckdb
 
 from cdcflow.sink import Finding
+from cdcflow_sinks.duckdb.failures import is_locked
 from cdcflow_sinks.duckdb.settings import DuckDBSettings
 
 
@@ -29,7 +30,7 @@ def probe(settings: DuckDBSettings) -> Sequence[Finding]:
         duckdb.connect(str(path), read_only=True).close()
     except duckdb.Error as error:
         text = str(error).partition("\n")[0]
-        if isinstance(error, duckdb.IOException) and "lock" in text.lower():
+        if is_locked(error):
             return [Finding("warning", subject, f"another process has it open: {text}", "close it there")]
         if isinstance(error, duckdb.ConnectionException):
             return [Finding("ok", subject, "open in this process already")]

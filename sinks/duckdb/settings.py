@@ -16,5 +16,6 @@ class DuckDBSettings(SinkSettings):
     schemas: Mapping[str, str] = Field(default_factory=dict)
     #: Threads of DuckDB. Two keep a core each for conversion and insertion busy at the sizes of a batch.
     threads: int = Field(default=2, ge=1)
-    #: What DuckDB may use before it spills to `<path>.tmp`. See the sink's README for the process' total.
+    #: What DuckDB may use before it spills to `<path>.tmp`. The process takes about 150 MB more. A single
+    #: value needs several times its own size.
     memory_limit: str = Field(default="96MB", pattern=r"^\d+(\.\d+)? ?(KB|MB|GB|KiB|MiB|GiB)$")

@@ -15,6 +15,7 @@ from cdcflow.model import Batch, Relation
 from cdcflow.sink import Finding, FlowContext, SinkOptions
 from cdcflow_sinks.duckdb import database
 from cdcflow_sinks.duckdb.apply import apply, generations
+from cdcflow_sinks.duckdb.failures import FATAL, translated
 from cdcflow_sinks.duckdb.probe import probe
 from cdcflow_sinks.duckdb.query import run_query
 from cdcflow_sinks.duckdb.settings import DuckDBSettings
@@ -37,8 +38,11 @@ class DuckDBSink:
         self._connection: Any = None
         self._database = ""
         self._checkpoints: database.Checkpoints | None = None
+        #: Table → the generation it has.
         self._targets: dict[str, Target] = {}
-        self._lock = database.writer_lock(settings)
+        #: The checkpoint in the file, where this sink knows it.
+        self._end: int | None = None
+        self._file = database.file_of(settings)
 
     async def open(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"duckdb-{self._flow}")
@@ -73,25 +77,31 @@ class DuckDBSink:
 
     def _guarded(self, work: Callable[[], Result]) -> Result:
         try:
+            if self._connection is not None and not self._file.has(self._connection):
+                self._close()
+                self._open()
             return work()
         except duckdb.Error as error:
-            raise database.translated(error, f"flow {self._flow}, warehouse {self._settings.path}") from error
+            if isinstance(error, FATAL):
+                self._file.give_up()
+            raise translated(error, f"flow {self._flow}, warehouse {self._settings.path}") from error
 
     # Everything below runs in the sink's thread.
 
     def _open(self) -> None:
-        self._connection = database.connect(self._settings)
-        (self._database,) = self._connection.execute("SELECT current_database()").fetchone()
+        self._connection = self._file.connect(self._settings)
+        [(self._database,)] = self._connection.execute("SELECT current_database()").fetchall()
         self._checkpoints = database.Checkpoints(self._connection, self._database, self._flow)
-        with self._lock:
+        with self._file.writing:
             if self._checkpoints.create():
                 self._settle()
 
     def _close(self) -> None:
         connection, self._connection, self._checkpoints = self._connection, None, None
         self._targets.clear()
-        if connection is not None:
-            connection.close()
+        self._end = None
+        if connection is not None and self._file.has(connection):
+            self._file.close(connection)
 
     def _stored(self) -> database.Checkpoints:
         if self._checkpoints is None:
@@ -116,7 +126,7 @@ class DuckDBSink:
         }
         if not new:
             return
-        with self._lock, self._transaction():
+        with self._file.writing, self._transaction():
             changed = [self._bind(relation) for relation in new.values()]
         if any(changed):
             self._settle()
@@ -150,7 +160,9 @@ class DuckDBSink:
         return target if target is not None and target.relation == relation else None
 
     def _write(self, batch: Batch) -> None:
-        stored = self._stored().read()
+        stored = self._end if self._end is not None else self._stored().read()
+        # Unknown until this transaction is known to be durable: a failed COMMIT says nothing.
+        self._end = None
         start = 0
         if stored is not None:
             if batch.base > stored:
@@ -160,11 +172,12 @@ class DuckDBSink:
                     hint="rewind the flow to the warehouse's own checkpoint",
                 )
             if batch.end <= stored:
+                self._end = stored
                 return
             start = stored - batch.base
         refused: dict[int, str] = {}
         changed = False
-        with self._lock, self._transaction():
+        with self._file.writing, self._transaction():
             # DDL is part of the transaction and comes right before the first row that needs it, so that
             # the tables always have the shape that they had at the checkpoint.
             for group in generations(batch.slice(start, batch.count)):
@@ -177,16 +190,19 @@ class DuckDBSink:
                 for row, reason in apply(self._connection, target, group).items():
                     refused[start + index[row].as_py()] = reason
             self._stored().store(batch.end, str(batch.last))
+        self._end = batch.end
         if changed:
             self._settle()
         if refused:
             raise Rejected(refused)
 
     def _query(self, sql: str) -> pa.Table:
+        schema = self._settings.schemas.get("public", "public")
         if self._connection is None:
-            raise Permanent("the sink is not open")
+            with database.looking(self._settings) as connection:
+                return run_query(connection, sql, schema)
         cursor = self._connection.cursor()
         try:
-            return run_query(cursor, sql, self._settings.schemas.get("public", "public"))
+            return run_query(cursor, sql, schema)
         finally:
             cursor.close()

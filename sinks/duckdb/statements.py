@@ -53,7 +53,8 @@ def qualified(*names: str) -> str:
 
 
 def create_table(table: str, columns: Iterable[tuple[str, str]]) -> str:
-    """A table without keys or indexes: those break upserts, WAL replay and ALTER (see the README)."""
+    """A table without keys or indexes: with those, upserts of a key that the same transaction deleted
+    fail (duckdb#23645), replay of DuckDB's log fails (duckdb#15836), and indexed columns block ALTER."""
     body = ", ".join(f"{quote(name)} {kind}" for name, kind in columns)
     return f"CREATE TABLE {table} ({body})"
 
@@ -74,9 +75,12 @@ def delete_all(table: str) -> str:
     return f"DELETE FROM {table}"  # noqa: S608
 
 
-def delete_keys(table: str, key: Sequence[tuple[str, str]]) -> str:
-    """Deletes the rows whose key stands in `touched`. `key` is (name, type) of each key column."""
-    return f"DELETE FROM {table} AS t USING touched AS s WHERE {_same_key(key)}"  # noqa: S608
+def delete_keys(
+    table: str, key: Sequence[tuple[str, str]], source: str = "touched", places: Sequence[int] | None = None
+) -> str:
+    """Deletes the rows whose key stands in `source`. `key` is (name, type) of each key column, `places`
+    says which columns of `source` they are: the first ones by default."""
+    return f"DELETE FROM {table} AS t USING {source} AS s WHERE {_same_key(key, places)}"  # noqa: S608
 
 
 def stored_values(table: str, key: Sequence[tuple[str, str]], columns: Sequence[str]) -> str:
@@ -85,8 +89,9 @@ def stored_values(table: str, key: Sequence[tuple[str, str]], columns: Sequence[
     return f"SELECT s.n AS n, {values} FROM touched AS s JOIN {table} AS t ON {_same_key(key)}"  # noqa: S608
 
 
-def _same_key(key: Sequence[tuple[str, str]]) -> str:
-    return " AND ".join(f"t.{quote(name)} = s.c{i}::{kind}" for i, (name, kind) in enumerate(key))
+def _same_key(key: Sequence[tuple[str, str]], places: Sequence[int] | None = None) -> str:
+    placed = zip(range(len(key)) if places is None else places, key, strict=True)
+    return " AND ".join(f"t.{quote(name)} = s.c{i}::{kind}" for i, (name, kind) in placed)
 
 
 def count_whole_rows(table: str, columns: Sequence[tuple[str, str]]) -> str:

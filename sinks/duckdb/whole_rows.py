@@ -43,7 +43,7 @@ def row_counts(group: Group) -> RowCounts:
         )
     came = pc.not_equal(op, int(Op.DELETE))
     new = [_complete(group, i).filter(came) for i in columns]
-    old = [group.old_values(i).filter(gone) for i in columns]
+    old = [values.filter(gone) for values in map(group.old_values, columns) if values is not None]
     names = [f"c{i}" for i in columns]
     both = {
         name: pa.concat_arrays(pair) for name, pair in zip(names, zip(new, old, strict=True), strict=True)

@@ -12,6 +12,7 @@ from cdcflow.errors import EnvironmentFault, JournalError, JournalFull, SourceEr
 from cdcflow.journal import Reader, Writer, verify
 from cdcflow.journal.layout import read_manifest
 from cdcflow.model import UNCHANGED, Op, Position, parse_lsn
+from cdcflow.source import backfill as backfill_module
 from cdcflow.source import capture as capture_module
 from cdcflow.testing.database import Database
 from cdcflow.testing.proxy import Proxy
@@ -19,6 +20,15 @@ from cdcflow.testing.waiting import eventually
 from integration.capturing import Running, capturing, changes, journaled, make_slot, publish, settings
 
 LONG = "".join(chr(33 + i * 7919 % 90) for i in range(100_000))  # too random to be compressed in line
+
+
+@pytest.fixture(params=["c", "py"], autouse=True)
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here is true with the compiled decoder and with its twin."""
+    name = {"c": "cdcflow.decode._kernel", "py": "cdcflow.decode.twin"}[request.param]
+    module = pytest.importorskip(name, reason="the compiled decoder is not built")
+    monkeypatch.setattr(capture_module, "Decoder", module.Decoder)
+    monkeypatch.setattr(backfill_module, "CopyDecoder", module.CopyDecoder)
 
 
 def confirmed(postgres: Database) -> int:

@@ -132,7 +132,10 @@ def filled(source: Connection, name: str) -> PgType:
     """Makes the table `public.t` with the values of a type in `v`, in the order of `n`."""
     source.execute(f"CREATE TABLE public.t (n serial, v {name})".encode())
     for value in VALUES[name]:
-        source.execute(b"INSERT INTO public.t (v) VALUES (%s)", [value])
+        try:
+            source.execute("INSERT INTO public.t (v) VALUES (%s)", [value])
+        except psycopg.errors.FeatureNotSupported as error:
+            pytest.skip(f"this server is built without it: {error.diag.message_primary}")
     query = (
         "SELECT atttypid::int8, atttypmod FROM pg_attribute"
         " WHERE attrelid = 'public.t'::regclass AND attname = 'v'"
@@ -179,6 +182,8 @@ def said_by_duckdb(kind: PgType, values: pa.Array) -> list[str]:
     connection.register("stage", pa.table({"n": pa.array(range(len(values))), "v": values}))
     connection.execute("INSERT INTO t SELECT n, v FROM stage")
     expression = SAID_BY_DUCKDB.get(kind.duckdb, "v" if kind.duckdb in SAID_BY_POSTGRES else "v::VARCHAR")
+    if kind.duckdb.startswith("DECIMAL"):
+        expression = "v"
     found = connection.sql(f"SELECT {expression} AS v FROM t ORDER BY n").to_arrow_table().column("v")
     array = found.combine_chunks()
     array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
@@ -189,6 +194,9 @@ def said_by_duckdb(kind: PgType, values: pa.Array) -> list[str]:
         words = {most: "infinity", -most: "-infinity"}
         numbers = array.view(pa.int32() if kind.duckdb == "DATE" else pa.int64()).to_pylist()
         return [words.get(number, str(number)) for number in numbers]
+    if kind.duckdb.startswith("DECIMAL"):
+        # DuckDB's own text leaves out the zero before the point where no digit can stand there.
+        return [f"{value:f}" for value in array.to_pylist()]
     return ["true" if value is True else "false" if value is False else value for value in array.to_pylist()]
 
 
@@ -204,7 +212,7 @@ def test_the_warehouse_holds_the_value_that_postgres_has(source: Connection, nam
 
 
 #: Types whose JSON is not Postgres' own, and how Postgres says it all the same.
-JSON_BY_POSTGRES = {"bytea": "to_json(translate(encode(v, 'base64'), E'\\n', ''))"}
+JSON_BY_POSTGRES = {"oid": "to_json(v::int8)", "bytea": "to_json(translate(encode(v, 'base64'), E'\\n', ''))"}
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -236,7 +244,9 @@ def test_json_says_what_postgres_says(source: Connection, name: str) -> None:
 def test_an_array_holds_the_same_values(source: Connection, name: str) -> None:
     element = filled(source, name)
     source.execute(f"CREATE TABLE public.lists (v {name}[])".encode())
-    source.execute("INSERT INTO public.lists SELECT array_agg(v ORDER BY n) || NULL FROM public.t")
+    source.execute(
+        "INSERT INTO public.lists SELECT array_append(array_agg(v ORDER BY n), NULL) FROM public.t"
+    )
     [oid] = raw(source, "SELECT pg_typeof(v)::oid FROM public.lists")
     kind = types.of(Column("v", int(oid)))
     texts = raw(source, "SELECT v FROM public.t ORDER BY n")
@@ -283,16 +293,17 @@ def test_a_value_that_the_column_cannot_hold_is_refused(source: Connection, name
 
 def test_every_built_in_type_of_the_server_is_known(source: Connection) -> None:
     found = source.execute(
-        "SELECT oid::int8, typname, typelem::int8, typcategory = 'A' FROM pg_type"
-        " WHERE typtype IN ('b', 'r', 'm') AND oid < 10000 AND typname NOT LIKE 'pg\\_%%' ORDER BY oid",
-        [],
+        "SELECT t.oid::int8, t.typname, e.oid::int8 FROM pg_type AS t"
+        " LEFT JOIN pg_type AS e ON e.typarray = t.oid"
+        " WHERE t.oid < 10000 AND t.typtype IN ('b', 'r', 'm')"
+        " AND (e.oid IS NULL OR e.typtype IN ('b', 'r', 'm')) AND t.typname NOT LIKE 'pg\\_%'"
     ).fetchall()
 
     unknown = [name for oid, name, *_ in found if oid not in BY_OID]
     assert unknown == []
-    for oid, name, element, is_array in found:
+    for oid, name, element in found:
         assert BY_NAME[name] is BY_OID[oid]
-        if is_array:
+        if element is not None:
             assert BY_OID[oid].name == f"{BY_OID[element].name}[]"
 
 
@@ -318,7 +329,7 @@ def test_types_of_users_and_extensions_are_known_from_the_stream(
     postgres: Database, source: Connection
 ) -> None:
     available = {name for (name,) in source.execute("SELECT name FROM pg_available_extensions")}
-    columns = {
+    columns: dict[str, tuple[str, str, object]] = {
         "small": ("public.small", "7", 7),
         "list": ("public.list", "{1,NULL}", [1, None]),
         "mood": ("public.mood", "so so", "so so"),
@@ -349,7 +360,7 @@ def test_types_of_users_and_extensions_are_known_from_the_stream(
 
     [group] = streamed(postgres, source, f"INSERT INTO public.t VALUES ({values})").groups
 
-    for i, (name, (_, _, expected)) in enumerate(columns.items()):
+    for i, (name, (*_, wanted)) in enumerate(columns.items()):
         kind_of_column = types.of(group.relation.columns[i])
         [text] = group.new(i).to_pylist()
-        assert orjson.loads(orjson.dumps(kind_of_column.json(text))) == expected, name
+        assert orjson.loads(orjson.dumps(kind_of_column.json(text))) == wanted, name

@@ -66,7 +66,7 @@ def test_any_date_reads_back(values: list[int | None]) -> None:
 
 @given(columns(moments))
 def test_any_moment_reads_back(values: list[int | None]) -> None:
-    texts = []
+    texts: list[str | None] = []
     for value in values:
         if value is None:
             texts.append(None)

@@ -84,18 +84,9 @@ def _querying(config: "Config", flow: "Flow") -> "QuerySink | None":
 
 
 def _ask_sink(config: "Config", flow: "Flow", sql: str) -> Any:
-    """Opens the sink for this one question; no engine is there to be in its way."""
+    """Asks the sink itself, without opening it for writing; no engine is there to be in its way."""
     import asyncio
 
     sink = _querying(config, flow)
     assert sink is not None
-    asking = sink
-
-    async def ask() -> Any:
-        try:
-            await asking.open()
-            return await asking.query(sql)
-        finally:
-            await asking.close()
-
-    return asyncio.run(ask())
+    return asyncio.run(sink.query(sql))

@@ -58,8 +58,8 @@ class FlowPlan:
     start: Literal["earliest", "latest"] = "earliest"
 
 
-class _Stop(Exception):  # noqa: N818 - not an error: unwinds to `run`, where the flow ends
-    pass
+class _Stop(Exception):
+    """Not an error: unwinds to `run`, where the flow ends."""
 
 
 class FlowWorker:

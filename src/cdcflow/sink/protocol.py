@@ -53,7 +53,8 @@ class SchemaSink(Sink, Protocol):
 @runtime_checkable
 class QuerySink(Sink, Protocol):
     """Answers SQL about what it holds, while it goes on writing. Read-only: raises `Permanent` for
-    anything that would write and for SQL that is wrong."""
+    anything that would write and for SQL that is wrong. Called without `open` where no engine runs; then
+    it makes and changes nothing at the destination."""
 
     async def query(self, sql: str) -> pa.Table: ...
 

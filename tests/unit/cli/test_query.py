@@ -55,6 +55,14 @@ def test_an_answer_as_json_keeps_exact_numbers(warehouse: Path, run: Run) -> Non
     ]
 
 
+def test_asking_without_an_engine_makes_no_file(warehouse: Path, run: Run) -> None:
+    (warehouse / "warehouse.duckdb").unlink()
+    result = run("query", "SELECT 1")
+    assert result.exit_code != 0
+    assert "cdcflow run" in result.stderr
+    assert not (warehouse / "warehouse.duckdb").exists()
+
+
 @pytest.mark.parametrize("sql", ["DELETE FROM orders", "SELEC 1", "SELECT nope FROM orders"])
 def test_what_writes_or_is_wrong_is_refused(warehouse: Path, run: Run, sql: str) -> None:
     result = run("query", sql)

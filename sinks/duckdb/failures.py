@@ -1,0 +1,46 @@
+"""What a DuckDB error means to the engine: worth waiting for, or a person's business."""
+
+import duckdb
+
+from cdcflow.errors import DeliveryError, Permanent, Transient
+
+#: After these DuckDB refuses every use of the database until it is opened anew: a checkpoint that met a
+#: full disk is one. What was committed is safe.
+FATAL = (duckdb.FatalException, duckdb.InternalException)
+
+#: Errors whose messages speak of names and files. Others may quote a value.
+_QUOTABLE = (
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ConnectionException,
+    duckdb.NotImplementedException,
+    duckdb.PermissionException,
+)
+
+
+def translated(error: duckdb.Error, doing: str) -> DeliveryError:
+    """The delivery error for what DuckDB said while `doing`; never with a value in it."""
+    text = str(error).partition("\n")[0]
+    if isinstance(error, FATAL):
+        return Transient(
+            f"{doing}: DuckDB gave the database up, it will be opened anew: {text}",
+            hint="check the disk's free space",
+        )
+    if is_locked(error):
+        return Transient(f"{doing}: another process has the file open: {text}", hint="close it there")
+    if "not a valid DuckDB database" in text:
+        return Permanent(f"{doing}: {text}", hint="move the file away, or name another `path`")
+    if isinstance(error, duckdb.IOException):
+        return Transient(f"{doing}: {text}", hint="check the disk's free space and the file's permissions")
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return Permanent(f"{doing}: {text}", hint="raise the sink's `memory_limit`")
+    if isinstance(error, duckdb.TransactionException):
+        return Transient(f"{doing}: {text}", hint="check the disk's free space")
+    if isinstance(error, _QUOTABLE):
+        return Permanent(f"{doing}: {text}")
+    return Permanent(f"{doing}: {type(error).__name__}, whose message may hold values")
+
+
+def is_locked(error: duckdb.Error) -> bool:
+    """Whether the file is open in another process."""
+    return isinstance(error, duckdb.IOException) and "could not set lock" in str(error).lower()
