@@ -18,4 +18,4 @@ class DuckDBSettings(SinkSettings):
     threads: int = Field(default=2, ge=1)
     #: What DuckDB may use before it spills to `<path>.tmp`. The process takes about 150 MB more. A single
     #: value needs several times its own size.
-    memory_limit: str = Field(default="96MB", pattern=r"^\d+(\.\d+)? ?(KB|MB|GB|KiB|MiB|GiB)$")
+    memory_limit: str = Field(default="80MB", pattern=r"^\d+(\.\d+)? ?(KB|MB|GB|KiB|MiB|GiB)$")
