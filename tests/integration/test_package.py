@@ -58,8 +58,8 @@ def test_the_wheel_works_in_an_empty_environment_elsewhere(tmp_path: Path, ext: 
         else:
             shutil.copy(ROOT / name, tree / name)
     # Without isolation: what builds is installed here, and a test downloads nothing.
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist", tree]
-    run(*build, cwd=tmp_path, CDCFLOW_BUILD_EXT=ext)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
+    run(*build, "--outdir", tmp_path / "dist", tree, cwd=tmp_path, CDCFLOW_BUILD_EXT=ext)
     [wheel] = (tmp_path / "dist").glob("*.whl")
     assert ("none-any" in wheel.name) == (ext == "no")
 

@@ -36,7 +36,7 @@ WINDOW = 64 << 10
 _CHUNK = 1 << 20
 
 
-class BadFrame(Exception):  # noqa: N818 - it is news about a file, and mostly no error
+class BadFrame(Exception):
     """There is no valid frame at byte `at`. Internal: what it means depends on where it is found.
 
     `incomplete`: the file ends before the frame does.
