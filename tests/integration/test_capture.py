@@ -427,6 +427,27 @@ def test_a_wal_sender_timeout_shorter_than_a_full_disk_does_not_end_the_session(
         postgres.execute(sql.SQL("ALTER ROLE CURRENT_USER RESET wal_sender_timeout"))
 
 
+def test_a_stop_does_not_wait_for_a_full_disk(
+    postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    publish(postgres, "t")
+    journal = tmp_path / "journal"
+
+    def refuse(_: Writer, batch: Any) -> Any:
+        raise JournalFull("no room")
+
+    with monkeypatch.context() as patch, capturing(postgres, journal) as running:
+        patch.setattr(Writer, "append", refuse)
+        insert(postgres, 1, 1000)
+        eventually(lambda: running.latest["state"] == "waiting for disk", what="the full disk")
+        running.capture.stop()
+        assert running.join() is None
+    with capturing(postgres, journal):
+        found = journaled(journal, 1000)
+    assert [int(str((c.new or {})["id"])) for c in found] == list(range(1, 1001))
+
+
 def walsender(postgres: Database) -> int | None:
     rows = postgres.execute(
         "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", [postgres.slot]

@@ -166,21 +166,27 @@ class Appender:
 
 
 class Waker:
-    """A pipe that ends another thread's poll."""
+    """A pipe that ends another thread's poll. To wake who is gone already does nothing."""
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
+        # A number that was closed may be another file's by now.
+        self._lock = threading.Lock()
+        self._closed = False
 
     def fileno(self) -> int:
         return self._reader
 
     def wake(self) -> None:
-        try:
-            os.write(self._writer, b"!")
-        except BlockingIOError:
-            pass  # the pipe is full of wake-ups already
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                os.write(self._writer, b"!")
+            except BlockingIOError:
+                pass  # the pipe is full of wake-ups already
 
     def clear(self) -> None:
         try:
@@ -190,5 +196,7 @@ class Waker:
             pass
 
     def close(self) -> None:
-        os.close(self._reader)
-        os.close(self._writer)
+        with self._lock:
+            self._closed = True
+            os.close(self._reader)
+            os.close(self._writer)

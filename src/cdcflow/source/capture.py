@@ -300,7 +300,8 @@ class Capture:
                     noted = now
             durable = self._confirmable(appender)
             what = talk.decide(now, durable=durable, requested=decoder.reply_requested)
-            if stopping and appender.idle:
+            if stopping and (appender.idle or appender.disk_full):
+                # What a full disk did not take is not confirmed, and comes again.
                 stream.status(received=self._received, durable=durable)
                 return
             if what is not Say.NOTHING:
