@@ -36,7 +36,10 @@ def test_an_error_stops_it_with_all_that_there_is_to_mend(capsys: pytest.Capture
 
 @pytest.mark.parametrize(
     ("file", "setting"),
-    [("deploy/cdcflow.service", r"TimeoutStopSec=(\d+)"), ("docker-compose.yml", r"stop_grace_period: (\d+)s")],
+    [
+        ("deploy/cdcflow.service", r"TimeoutStopSec=(\d+)"),
+        ("docker-compose.yml", r"stop_grace_period: (\d+)s"),
+    ],
 )
 def test_what_starts_the_engine_lets_it_end_by_itself(file: str, setting: str) -> None:
     text = (Path(__file__).parents[3] / file).read_text(encoding="utf-8")
