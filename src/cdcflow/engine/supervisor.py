@@ -48,7 +48,8 @@ FATAL = frozenset({ConfigurationError.exit_code, EnvironmentFault.exit_code})
 #: Capture ends behind one fsync and one message to the server.
 CAPTURE_SECONDS = 10.0
 
-#: A write in flight may be waiting for a slow destination; systemd's own limit is 90 s (TimeoutStopSec).
+#: A write in flight may be waiting for a slow destination. All of these limits together stay below what
+#: deploy/ gives a stop before everything is killed.
 DRAIN_SECONDS = 60.0
 
 #: From a hint to hurry until a process is killed: longer than it gives itself.
