@@ -35,7 +35,11 @@ SELECT
         JOIN base_type b ON b.oid = a.atttypid
         JOIN pg_type bt ON bt.oid = b.base
         JOIN pg_namespace bn ON bn.oid = bt.typnamespace
-        WHERE a.attrelid = c.oid AND a.attname = ANY (p.attnames) AND NOT a.attisdropped
+        WHERE a.attrelid = c.oid
+            AND a.attname = ANY (p.attnames)
+            AND NOT a.attisdropped
+            -- The view of 15 names generated columns too, which none before 18 publishes.
+            AND (a.attgenerated = '' OR current_setting('server_version_num')::int >= 180000)
     ) AS columns
 FROM pg_publication_tables p
 JOIN pg_namespace n ON n.nspname = p.schemaname

@@ -1,7 +1,7 @@
 """A warehouse made from a test's journal by the real sink, and its comparison with the source."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import duckdb
@@ -23,12 +23,19 @@ def captured(postgres: Database, journal: Path, timeout: float = 30) -> list[Cha
     return changes(journal)
 
 
-def wait_for(postgres: Database, journal: Path, timeout: float = 30) -> None:
+def wait_for(
+    postgres: Database,
+    journal: Path,
+    timeout: float = 30,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> None:
     """Waits until the journal holds all that is committed by now."""
-    [(end,)] = postgres.execute("SELECT pg_current_wal_insert_lsn()::text")
+    # What is committed is flushed; what open transactions wrote need not be.
+    [(end,)] = postgres.execute("SELECT pg_current_wal_flush_lsn()::text")
     wanted = parse_lsn(end)
 
     def reached() -> bool:
+        meanwhile()
         with Reader(journal) as reader:
             return reader.head().committed >= wanted
 
@@ -70,21 +77,26 @@ def rows(file: Path, query: str) -> list[tuple[object, ...]]:
 
 
 def assert_equal_to_source(
-    postgres: Database, journal: Path, folder: Path, tables: Sequence[str], schema: str = "public"
+    postgres: Database,
+    journal: Path,
+    folder: Path,
+    tables: Sequence[str],
+    schema: str = "public",
+    sizes: Sequence[int | None] = (None, 1, 3),
 ) -> None:
     """The warehouse equals the source's tables, whether their changes come all in one batch, or each in
     its own, or in small groups."""
-    for at_once in (None, 1, 3):
-        file = replay(journal, folder / f"warehouse-{at_once}.duckdb", at_once=at_once)
+    for at_once in sizes:
+        file = replay(journal, folder / f"{journal.name}-{at_once}.duckdb", at_once=at_once)
         with duckdb.connect(str(file), read_only=True) as warehouse:
 
             def ask(query: str) -> list[tuple[str | None, ...]]:
-                return warehouse.execute(query).fetchall()  # noqa: B023
+                return warehouse.execute(query).fetchall()
 
             warehouse.execute("SET TimeZone = 'UTC'")
             found = compare(postgres.connect(), ask, tables, schema)
         wrong = {c.table: c.verdict for c in found if not c.identical}
-        assert not wrong, f"in batches of {at_once or 'any size'}"
+        assert not wrong, f"in batches of {at_once or 'any size'}: {wrong}"
 
 
 def generations(found: Sequence[Change]) -> dict[str, set[str]]:

@@ -152,8 +152,8 @@ def test_unchanged_toast_values_survive_every_combination(postgres: Database, tm
         CREATE UNIQUE INDEX indexed_n ON indexed (n);
         ALTER TABLE indexed REPLICA IDENTITY USING INDEX indexed_n;
         -- A key that is stored out of line itself; btree takes up to 2704 bytes.
-        CREATE TABLE toasted_key (id text PRIMARY KEY, n int, body text, more text) WITH (toast_tuple_target = 128);
-        ALTER TABLE toasted_key ALTER id SET STORAGE EXTERNAL;
+        CREATE TABLE toasted_key (id text PRIMARY KEY, n int, body text, more text);
+        ALTER TABLE toasted_key SET (toast_tuple_target = 128), ALTER id SET STORAGE EXTERNAL;
     """)
     for table in tables:
         postgres.execute(
