@@ -2,7 +2,8 @@
 SELECT
     p.schemaname::text AS schema,
     p.tablename::text AS name,
-    p.attnames::text[] AS columns,
+    -- NULL for a table without columns.
+    coalesce(p.attnames::text[], '{}') AS columns,
     p.rowfilter AS row_filter
 FROM pg_publication_tables p
 WHERE p.pubname = %s
