@@ -28,8 +28,6 @@ FAMILY = Family(
         as_text("oidvector", "23 25", 30, 1013),
         as_text("int2vector", "1 2", 22, 1006),
         as_text("aclitem", "app=r/owner", 1033, 1034),
-        as_text("refcursor", "c1", 1790, 2201),
-        as_text("jsonpath", '$."a"', 4072, 4073),
         as_text("pg_node_tree", "{CONST …}", 194),
     ),
     notes="""\

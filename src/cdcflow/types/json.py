@@ -11,6 +11,7 @@ import orjson
 import pyarrow as pa
 
 from cdcflow.types.base import Family, Known, PgType
+from cdcflow.types.text import as_text
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ FAMILY = Family(
     (
         Known("json", Json.of("json"), '{"a": 1, "a": 12345678901234567890}', 114, 199),
         Known("jsonb", Json.of("jsonb"), "null", 3802, 3807),
+        as_text("jsonpath", '$."a"', 4072, 4073),
     ),
     notes="""\
 * The text of the value becomes part of the event as it stands: big integers, duplicate keys and escaped lone

@@ -38,6 +38,7 @@ FAMILY = Family(
         as_text("bpchar", "ab   ", 1042, 1014),
         as_text("char", "a", 18, 1002),
         as_text("name", "orders", 19, 1003),
+        as_text("refcursor", "c1", 1790, 2201),
         as_text("citext", "Abc"),
     ),
     notes="""\
