@@ -1,0 +1,38 @@
+"""Types that users declare, known by the name that the server's Type message gives.
+
+* A **domain** is announced under its base type's name, through every level (logicalrep_write_typ in
+  src/backend/replication/logical/proto.c), and is that type; so is a domain over an array.
+* An **enum** is the label that the value had when the row was written. Labels are values, never looked up, so
+  ADD VALUE and RENAME VALUE need nothing from us.
+* A **composite** stays Postgres' text, `(1,)` against `(1,"")`. pgoutput does not send its attributes, and
+  ALTER TYPE … RENAME, ADD or DROP ATTRIBUTE makes no new Relation message: names looked up in the catalog,
+  which shows the present, would be put to values that they do not belong to.
+* An **array** is `_name`, and a list of what `name` is; a **range** is text.
+"""
+
+from cdcflow.types import hstore, ltree, postgis, text, vector
+from cdcflow.types.arrays import Array
+from cdcflow.types.base import Family, Known, PgType
+from cdcflow.types.builtin import BY_NAME
+from cdcflow.types.text import Text
+
+#: Families with types of extensions, which have no fixed OID.
+EXTENSIONS: tuple[Family, ...] = (hstore.FAMILY, ltree.FAMILY, vector.FAMILY, postgis.FAMILY)
+
+_KNOWN: dict[str, Known] = {
+    known.typname: known for family in (text.FAMILY, *EXTENSIONS) for known in family.types if not known.oid
+}
+
+
+def named(type_name: str) -> PgType:
+    """The type of a column that is not built in, from `schema.name`; a name that is not known is text."""
+    schema, _, name = type_name.rpartition(".")
+    # pgoutput sends the empty schema for pg_catalog; `cdcflow.decode` writes it out.
+    if schema in ("", "pg_catalog") and name in BY_NAME:
+        return BY_NAME[name]
+    if name in _KNOWN:
+        return _KNOWN[name].kind
+    if name.startswith("_"):
+        element = _KNOWN.get(name[1:])
+        return Array.of(element.kind, element.delimiter) if element else Array.of(Text.of(name[1:]))
+    return Text.of(type_name)

@@ -1,0 +1,56 @@
+"""pgvector (extension): vector and halfvec are lists of floats, sparsevec an object."""
+
+from dataclasses import dataclass
+
+import orjson
+import pyarrow as pa
+
+from cdcflow.types.base import Family, Known, PgType
+
+
+@dataclass(frozen=True)
+class Vector(PgType):
+    """vector and halfvec: their text is a JSON list of numbers already, without NaN or infinity."""
+
+    @classmethod
+    def of(cls, name: str) -> "Vector":
+        return cls(name, pa.string(), "VARCHAR")
+
+    def _convert(self, values: pa.StringArray) -> pa.Array:
+        return values
+
+    def json(self, text: str) -> object:
+        return orjson.Fragment(text) if text.startswith("[") else text
+
+
+@dataclass(frozen=True)
+class SparseVector(PgType):
+    """sparsevec: `{1:0.5,3:2}/5` as `{"dimensions": 5, "elements": {"1": 0.5, "3": 2.0}}`; indexes
+    count from 1."""
+
+    @classmethod
+    def of(cls) -> "SparseVector":
+        return cls("sparsevec", pa.string(), "VARCHAR")
+
+    def _convert(self, values: pa.StringArray) -> pa.Array:
+        return values
+
+    def json(self, text: str) -> object:
+        elements, slash, dimensions = text.partition("}/")
+        if not slash or not elements.startswith("{"):
+            return text
+        pairs = (pair.partition(":") for pair in elements[1:].split(",") if pair)
+        return {"dimensions": int(dimensions), "elements": {index: float(value) for index, _, value in pairs}}
+
+
+FAMILY = Family(
+    "pgvector",
+    (
+        Known("vector", Vector.of("vector"), "[1,-2.5,1e-05]"),
+        Known("halfvec", Vector.of("halfvec"), "[0.5]"),
+        Known("sparsevec", SparseVector.of(), "{1:0.5,3:2}/5"),
+    ),
+    notes="""\
+Indexes of a `sparsevec` count from 1. In the warehouse they are `VARCHAR` with Postgres' own text, which
+DuckDB casts where it is asked to: `embedding::FLOAT[]`.""",
+)
