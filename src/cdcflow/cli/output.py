@@ -96,7 +96,9 @@ def rich_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Any:
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for index, name in enumerate(columns):
         numeric = all(isinstance(row[index], int | float | None) for row in body)
-        shown.add_column(name, justify="right" if numeric and body else "left", overflow="fold")
+        shown.add_column(
+            Text(visible(name)), justify="right" if numeric and body else "left", overflow="fold"
+        )
     for row in body:
         shown.add_row(*(Text(ABSENT, style="dim") if v is None else Text(visible(cell(v))) for v in row))
     return shown
