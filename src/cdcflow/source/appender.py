@@ -155,6 +155,8 @@ class Appender:
                     self.disk_full = True
                     self._writer.sync()
                     self._wake()
+                # What no flow needs any more may be all that fills the disk.
+                self._retain()
                 with self._changed:
                     if self._changed.wait_for(lambda: self._closing, FULL_DISK_PAUSE):
                         raise

@@ -8,7 +8,6 @@ the disk or the flows do.
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from cdcflow.errors import SourceError, SourceUnavailable
 from cdcflow.journal import Identity, Writer
 from cdcflow.model import format_lsn
 from cdcflow.source import catalog
-from cdcflow.source.acknowledge import PROGRESS_INTERVAL, Acknowledger, Say
+from cdcflow.source.acknowledge import PROGRESS_INTERVAL, Acknowledger, DeliveredBehind, Say
 from cdcflow.source.appender import Appender, Retention, Waker
 from cdcflow.source.backfill import copy_tables
 from cdcflow.source.connection import connect
@@ -77,9 +76,7 @@ class Capture:
         self._last_commit_time: int | None = None
         self._backfill: dict[str, Any] | None = None
         self._delivered = 0
-        self._safe = 0
-        #: (journal offset, LSN that may be confirmed once every flow has passed it)
-        self._steps: deque[tuple[int, int]] = deque()
+        self._behind = DeliveredBehind()
         self._next_report = 0.0
 
     def stop(self) -> None:
@@ -342,13 +339,8 @@ class Capture:
         tail = appender.tail
         if not self._settings.confirm_delivered:
             return tail.committed
-        if not self._steps or self._steps[-1] != (tail.offset, tail.committed):
-            if self._steps and self._steps[-1][0] == tail.offset:
-                self._steps.pop()
-            self._steps.append((tail.offset, tail.committed))
-        while self._steps and self._steps[0][0] <= self._delivered:
-            self._safe = self._steps.popleft()[1]
-        return self._safe
+        self._behind.journaled(tail.offset, tail.committed)
+        return self._behind.safe(self._delivered)
 
     def _tell(self, state: str, error: str | None, *, force: bool = True) -> None:
         now = time.monotonic()
