@@ -69,7 +69,7 @@ def test_every_kind_of_table_has_one_shape_in_backfill_and_stream(postgres: Data
             f"({row}, 'ok', '{{sad,NULL}}', '{{ok}}', '(1,sad)', '{{\"(1,sad)\"}}', '[1,2)', '{{[1,2)}}',"
             f" 1, 'v', '{{ab}}', now(), '1 day', 1)"
         )
-        postgres.execute(f"INSERT INTO typed VALUES {values}; INSERT INTO by_all VALUES {values}")  # type: ignore[arg-type]
+        postgres.execute(f"INSERT INTO typed VALUES {values}; INSERT INTO by_all VALUES {values}")
         for table, value in {
             "by_index": "('a', {row}, 'c')",
             "by_nothing": "({row})",
@@ -83,7 +83,7 @@ def test_every_kind_of_table_has_one_shape_in_backfill_and_stream(postgres: Data
             "child": "({row}, 'ok')",
             "unlogged": "({row})",
         }.items():
-            postgres.execute(f"INSERT INTO {table} VALUES {value.format(row=row)}")  # type: ignore[arg-type]
+            postgres.execute(f"INSERT INTO {table} VALUES {value.format(row=row)}")
 
     fill(1)
     # By their roots and by themselves, in one and the same test: two journals.
@@ -183,7 +183,7 @@ def test_column_lists_leave_the_other_columns_out_everywhere(postgres: Database,
         "t": "SELECT id, c FROM t ORDER BY 1",
         "p": "SELECT id, b FROM p ORDER BY 1",
     }.items():
-        assert rows(file, f"SELECT * FROM public.{table} ORDER BY id") == postgres.execute(query)  # type: ignore[arg-type]
+        assert rows(file, f"SELECT * FROM public.{table} ORDER BY id") == postgres.execute(query)
 
 
 def test_generated_columns_come_where_the_publication_says_so(postgres: Database, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_generated_columns_come_where_the_publication_says_so(postgres: Database
     assert {len(shapes) for shapes in generations(found).values()} == {1}
     file = replay(journal, tmp_path / "warehouse.duckdb")
     query = f"SELECT {', '.join(names)} FROM t ORDER BY id"
-    assert rows(file, query.replace(" t ", " public.t ")) == postgres.execute(query)  # type: ignore[arg-type]
+    assert rows(file, query.replace(" t ", " public.t ")) == postgres.execute(query)
 
 
 @pytest.mark.parametrize("via_root", [False, True], ids=["by leaf", "by root"])
@@ -275,9 +275,7 @@ def test_inheritance_children_keep_their_own_rows(postgres: Database, tmp_path: 
     file = replay(journal, tmp_path / "warehouse.duckdb")
     for table in ("parent", "child"):
         query = "SELECT * FROM {} ORDER BY id"
-        assert rows(file, query.format(f"public.{table}")) == postgres.execute(
-            query.format(f"ONLY {table}")  # type: ignore[arg-type]
-        )
+        assert rows(file, query.format(f"public.{table}")) == postgres.execute(query.format(f"ONLY {table}"))
     postgres.execute("TRUNCATE parent")
     with capturing(postgres, journal):
         found = captured(postgres, journal)
