@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -42,13 +43,15 @@ def wait_for(
     eventually(reached, timeout=timeout, what="what is committed in the journal")
 
 
-def replay(journal: Path, file: Path, *, at_once: int | None = None) -> Path:
+def replay(journal: Path, file: Path, *, at_once: int | None = None, **settings: Any) -> Path:
     """Applies the whole journal to a new warehouse: in batches as large as the engine may make them, or of
     so many changes each."""
 
     async def run() -> None:
         sink = DuckDBSink(
-            DuckDBSettings(type="duckdb", path=file), SinkOptions(), FlowContext("flow", file.parent)
+            DuckDBSettings(type="duckdb", path=file, **settings),
+            SinkOptions(),
+            FlowContext("flow", file.parent),
         )
         await sink.open()
         try:

@@ -7,7 +7,9 @@ from psycopg import errors, sql
 
 from cdcflow.errors import Rejected
 from cdcflow.model import UNCHANGED, Op
+from cdcflow.sink.event import event, events
 from cdcflow.testing.database import Database
+from cdcflow.testing.journals import read_all
 from integration.capturing import capturing, make_slot, publish
 from integration.replaying import assert_equal_to_source, captured, generations, replay, rows
 
@@ -188,9 +190,16 @@ def test_unchanged_toast_values_survive_every_combination(postgres: Database, tm
                 connection.execute(sql.SQL("DELETE FROM {} WHERE n = 9").format(name))
                 connection.commit()
         found = captured(postgres, journal)
-    sent = [c.new["body"] for c in found if c.op is Op.UPDATE and c.new is not None]
-    assert UNCHANGED in sent
-    assert any(c.op is Op.UPDATE and c.new and c.new["id"] is UNCHANGED for c in found)
+    updates = [c for c in found if c.op is Op.UPDATE]
+    lacking = {c.relation.name for c in updates if c.new and UNCHANGED in c.new.values()}
+    # Under FULL the old row has them, in rows and in events.
+    assert lacking == {"keyed", "indexed", "toasted_key"}
+    assert {c.relation.name for c in updates if "unchanged" in event(c)} == lacking
+    assert all((c.new or {})["body"] for c in updates if c.relation.full)
+    # A TOASTed key that did not change comes with the old one.
+    assert all(c.new and c.new["id"] is not UNCHANGED for c in updates)
+    for batch in read_all(journal):
+        assert [found for _, found in events(batch)] == [event(c) for c in batch.changes()]
     assert_equal_to_source(postgres, journal, tmp_path, tables)
 
 

@@ -1,10 +1,8 @@
 """Transactions of every kind come whole, once, and in the order of their commits."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
 import pyarrow.compute as pc
 import pytest
 from psycopg import sql
@@ -13,7 +11,7 @@ from cdcflow.journal import Reader
 from cdcflow.model import Change, Op, parse_lsn
 from cdcflow.testing.database import Database
 from cdcflow.testing.postgres import Server
-from integration.capturing import capturing, changes, publish
+from integration.capturing import capturing, changes, memory_bounded, publish
 from integration.replaying import assert_equal_to_source, captured, wait_for
 
 
@@ -155,24 +153,6 @@ def test_a_transaction_of_100000_statements_comes_whole(newest_postgres: Databas
     assert len(found) == 100_000
     assert_in_order(found)
     assert_equal_to_source(postgres, journal, tmp_path, ["t", "u"], sizes=[None])
-
-
-@contextmanager
-def memory_bounded(megabytes: int) -> Iterator[Callable[[], bool]]:
-    """Gives a function that looks at this process' memory, and fails the test if it grew by more than so
-    much since the start."""
-    process = psutil.Process()
-    before = process.memory_info().rss
-    most = before
-
-    def look() -> bool:
-        nonlocal most
-        most = max(most, process.memory_info().rss)
-        return True
-
-    yield look
-    look()
-    assert (most - before) >> 20 < megabytes
 
 
 def test_a_transaction_of_a_million_rows_is_journaled_in_little_memory(

@@ -16,7 +16,8 @@
 | `old`         | what the server sent of the row before: the key's columns, or all of them under REPLICA    |
 |               | IDENTITY FULL; null where it sent nothing                                                  |
 | `unchanged`   | only where there are any: TOASTed columns that the update left alone and the server did not|
-|               | send. They are not in `new`: their value is what it was                                    |
+|               | send. They are not in `new`: their value is what it was. Under REPLICA IDENTITY FULL there |
+|               | are none                                                                                   |
 | `position`    | commit LSN and ordinal; tells order, which `id` does not promise to                        |
 | `xid`         | the transaction on the source; 0 for a row read by a backfill                              |
 | `commit_time` | in UTC, with microseconds                                                                  |
@@ -176,10 +177,7 @@ def _key(
     found: Event = {}
     for index in relation.key:
         name = relation.columns[index].name
-        value = row[name]
-        if isinstance(value, Unchanged):
-            # A TOASTed key that did not change is sent with the old key only.
-            value = old[name] if old is not None else None
+        value = row[name]  # a TOASTed key that did not change came with the old one: see `Change.new`
         found[name] = converters[name](value) if isinstance(value, str) else None
     return found
 
@@ -204,13 +202,15 @@ def _group_events(group: Group, batch: Batch) -> Iterator[Event]:
         bits = unchanged[number] if unchanged is not None else None
         if bits and new is not None:
             absent = [name for i, name in enumerate(names) if bits[i >> 3] >> (i & 7) & 1]
+            if old is not None:
+                # The old row holds it: all columns under FULL, a TOASTed key always.
+                new.update((name, old[name]) for name in absent if name in old)
+                absent = [name for name in absent if name not in old]
             for name in absent:
                 del new[name]
         row = old if new is None else new
         identity: Event | None = None
         if key_names and row is not None:
-            if absent and old is not None:
-                row = {**old, **row}
             identity = {name: row.get(name) for name in key_names}
         if lsn != last_lsn:
             last_lsn, lsn_text = lsn, format_lsn(lsn)

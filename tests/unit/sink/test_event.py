@@ -80,12 +80,16 @@ def test_a_key_that_was_not_sent_is_taken_from_the_old_one() -> None:
     row: Row = {"value": "x", "left": UNCHANGED, "right": "r"}
     found = one(Op.UPDATE, row, {"left": "l", "right": "r"}, relation=PAIRS)
     assert found["key"] == {"left": "l", "right": "r"}
-    assert found["new"] == {"value": "x", "right": "r"}
+    assert found["new"] == {"value": "x", "left": "l", "right": "r"}
+    assert "unchanged" not in found
 
 
 def test_under_full_identity_the_old_row_is_whole_and_there_is_no_key() -> None:
     found = one(Op.UPDATE, {"level": "b", "text": "y"}, {"level": "a", "text": None}, relation=LOG)
     assert (found["key"], found["old"]) == (None, {"level": "a", "text": None})
+    found = one(Op.UPDATE, {"level": "b", "text": UNCHANGED}, {"level": "a", "text": "t"}, relation=LOG)
+    assert found["new"] == {"level": "b", "text": "t"}
+    assert "unchanged" not in found
 
 
 def test_a_truncate_says_its_options() -> None:
