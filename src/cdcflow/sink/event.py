@@ -22,7 +22,8 @@
 | `commit_time` | in UTC, with microseconds                                                                  |
 | `truncate`    | only for a truncate: `{"cascade": bool, "restart_identity": bool}`                         |
 
-Values are JSON by `cdcflow.types`; SQL NULL is null.
+Values are JSON by `cdcflow.types`; `numbers` says how the ones that JavaScript would change are written. SQL
+NULL is null.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ from cdcflow.model import (
     Value,
     format_lsn,
 )
+from cdcflow.types import Numbers
 
 Event = dict[str, Any]
 Converter = Callable[[str], object]
@@ -55,10 +57,10 @@ _WORDS = {int(op): op.word for op in Op}
 _WITHOUT_NEW = frozenset((int(Op.DELETE), int(Op.TRUNCATE)))
 
 
-def event(change: Change) -> Event:
+def event(change: Change, numbers: Numbers = "safe") -> Event:
     """The event of one change. For a whole batch `events` costs a third of it."""
     relation = change.relation
-    converters = _converters(relation)
+    converters = _converters(relation, numbers)
     position = change.position
     new, old = change.new, change.old
     found = _head(
@@ -77,9 +79,11 @@ def event(change: Change) -> Event:
     return found
 
 
-def events(batch: Batch) -> Iterator[tuple[int, Event]]:
+def events(batch: Batch, numbers: Numbers = "safe") -> Iterator[tuple[int, Event]]:
     """The index and the event of every change, in total order, made as they are asked for."""
-    parts = [(group.meta("index").to_pylist(), _group_events(group, batch)) for group in batch.groups]
+    parts = [
+        (group.meta("index").to_pylist(), _group_events(group, batch, numbers)) for group in batch.groups
+    ]
     if len(parts) == 1:
         yield from zip(parts[0][0], parts[0][1], strict=True)
         return
@@ -104,14 +108,14 @@ def timestamp(microseconds: int) -> str:
 
 
 #: Converters by fingerprint and by column name: as many as there are table generations in the journal.
-_BOUND: dict[str, Mapping[str, Converter]] = {}
+_BOUND: dict[tuple[str, Numbers], Mapping[str, Converter]] = {}
 
 
-def _converters(relation: Relation) -> Mapping[str, Converter]:
-    found = _BOUND.get(relation.fingerprint)
+def _converters(relation: Relation, numbers: Numbers) -> Mapping[str, Converter]:
+    found = _BOUND.get((relation.fingerprint, numbers))
     if found is None:
-        found = {column.name: types.of(column).json for column in relation.columns}
-        _BOUND[relation.fingerprint] = found
+        found = {column.name: types.of(column).converter(numbers) for column in relation.columns}
+        _BOUND[relation.fingerprint, numbers] = found
     return found
 
 
@@ -184,16 +188,17 @@ def _key(
     return found
 
 
-def _group_events(group: Group, batch: Batch) -> Iterator[Event]:
+def _group_events(group: Group, batch: Batch, numbers: Numbers) -> Iterator[Event]:
     """The events of a group in order. Works by column: what depends on the type is looked up once."""
     relation = group.relation
     names = relation.names
     key = () if relation.full else relation.key
     key_names = tuple(names[i] for i in key)
     # A typed tuple would cost a conversion per column; the values are what the converters gave.
-    columns = [_column(group.new(i), relation, i) for i in range(len(names))]
+    convert = _converters(relation, numbers)
+    columns = [_column(group.new(i), convert[name]) for i, name in enumerate(names)]
     rows: Iterator[tuple[Any, ...]] = zip(*columns, strict=True) if columns else iter([()] * len(group))
-    olds = _olds(group)
+    olds = _olds(group, convert)
     unchanged = group.data.column("unchanged").to_pylist() if group.unchanged else None
     meta = zip(*(group.meta(name).to_pylist() for name, _ in META), strict=True)
     last_lsn, lsn_text = -1, ""
@@ -230,21 +235,19 @@ def _group_events(group: Group, batch: Batch) -> Iterator[Event]:
         yield found
 
 
-def _column(values: Any, relation: Relation, column: int) -> list[Any]:
-    convert = _converters(relation)[relation.columns[column].name]
+def _column(values: Any, convert: Converter) -> list[Any]:
     return [None if value is None else convert(value) for value in values.to_pylist()]
 
 
-def _olds(group: Group) -> list[Event | None] | None:
+def _olds(group: Group, convert: Mapping[str, Converter]) -> list[Event | None] | None:
     """Per row its old values, or None; None for a group that has none at all."""
     if not group.old:
         return None
     relation = group.relation
-    columns = []
-    for i in relation.key:
-        values = group.old_values(i)
-        columns.append(_column(values, relation, i))
     names = [relation.columns[i].name for i in relation.key]
+    columns = [
+        _column(group.old_values(i), convert[name]) for i, name in zip(relation.key, names, strict=True)
+    ]
     rows: Iterator[tuple[Any, ...]] = zip(*columns, strict=True) if columns else iter([()] * len(group))
     return [
         dict(zip(names, row, strict=True)) if has_old else None
