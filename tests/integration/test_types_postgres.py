@@ -313,3 +313,57 @@ def test_types_of_users_and_extensions_are_known_from_the_stream(
         kind_of_column = types.of(group.relation.columns[i])
         [text] = group.new(i).to_pylist()
         assert orjson.loads(orjson.dumps(kind_of_column.json(text))) == wanted, name
+
+
+def test_an_enum_is_the_label_of_its_time(postgres: Database, source: Connection) -> None:
+    source.execute(b"CREATE TYPE public.mood AS ENUM ('ok', 'so so')")
+    source.execute(b"CREATE TABLE public.t (v public.mood, w public.mood[], x regclass)")
+    source.execute(b"CREATE VIEW public.here AS SELECT 1 AS a")
+
+    [group] = streamed(
+        postgres,
+        source,
+        "INSERT INTO public.t VALUES ('ok', '{ok,NULL}', 'public.here')",
+        "ALTER TYPE public.mood ADD VALUE 'new, and quoted' BEFORE 'ok'",
+        "INSERT INTO public.t VALUES ('new, and quoted', '{\"new, and quoted\"}', 'public.here')",
+        "ALTER TYPE public.mood RENAME VALUE 'ok' TO 'fine'",
+        "ALTER VIEW public.here RENAME TO there",
+        "INSERT INTO public.t VALUES ('fine', '{fine}', 'public.there')",
+        "ALTER TYPE public.mood RENAME TO feeling",
+        "ALTER TYPE public.feeling SET SCHEMA pg_catalog",
+        "INSERT INTO public.t VALUES ('fine', '{so so}', 'public.there')",
+    ).groups
+
+    assert group.new(0).to_pylist() == ["ok", "new, and quoted", "fine", "fine"]
+    lists = types.of(group.relation.columns[1])
+    assert [lists.json(text) for text in group.new(1).to_pylist()] == [
+        ["ok", None],
+        ["new, and quoted"],
+        ["fine"],
+        ["so so"],
+    ]
+    assert group.new(2).to_pylist() == ["public.here", "public.here", "public.there", "public.there"]
+
+
+def test_a_composite_is_text_since_its_attributes_change_without_a_word(
+    postgres: Database, source: Connection
+) -> None:
+    source.execute(b"CREATE TYPE public.pair AS (a int, b text)")
+    source.execute(b"CREATE TABLE public.t (v public.pair, w public.pair[])")
+
+    # One group is one generation: pgoutput says nothing of the ALTER TYPEs. The first value and the last
+    # look alike, and their second attributes are different ones.
+    [group] = streamed(
+        postgres,
+        source,
+        "INSERT INTO public.t VALUES (ROW(1, '3'), ARRAY[ROW(1, NULL), ROW(1, ''), NULL]::public.pair[])",
+        "ALTER TYPE public.pair RENAME ATTRIBUTE a TO alpha",
+        "ALTER TYPE public.pair ADD ATTRIBUTE c int",
+        "INSERT INTO public.t VALUES (ROW(1, 'x', 3), NULL)",
+        "ALTER TYPE public.pair DROP ATTRIBUTE b",
+        "INSERT INTO public.t VALUES (ROW(1, 3), NULL)",
+    ).groups
+
+    single, several = map(types.of, group.relation.columns)
+    assert [single.json(text) for text in group.new(0).to_pylist()] == ["(1,3)", "(1,x,3)", "(1,3)"]
+    assert several.json(group.new(1)[0].as_py()) == ["(1,)", '(1,"")', None]
