@@ -32,6 +32,17 @@ from oracle.values import DECLARATIONS, EXTENSIONS, NULL, TYPES, Type, array
 
 Connection = psycopg.Connection[Any]
 
+#: What a database may be set to that would change the text of values: nothing of it may show.
+HOSTILE = {
+    "DateStyle": "SQL, DMY",
+    "IntervalStyle": "sql_standard",
+    "TimeZone": "Asia/Kolkata",
+    "extra_float_digits": "-5",
+    "bytea_output": "escape",
+    "search_path": "public",
+    "quote_all_identifiers": "on",
+}
+
 #: Columns of one table, besides its key.
 WIDTH = 24
 #: How often a column is one that gets its type's misfits, and how often a value of it is one.
@@ -96,6 +107,8 @@ def check(database: Database, directory: Path, *, values: int, seed: int) -> Rep
     """Writes about `values` values and compares them all, each on both paths."""
     report = Report(seed)
     r = Random(seed)
+    for name, value in HOSTILE.items():
+        database.execute(f"ALTER DATABASE {database.name} SET {name} = '{value}'")
     source = connect(database.dsn, purpose="oracle")
     try:
         _declare(source)
