@@ -2,6 +2,8 @@
 
 import struct
 from collections.abc import Iterator
+from hashlib import md5
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -13,11 +15,12 @@ import pytest
 from cdcflow import types
 from cdcflow.decode import Decoder
 from cdcflow.errors import Permanent
-from cdcflow.model import Batch, Column
+from cdcflow.model import Batch, Column, Op
 from cdcflow.source.connection import connect
 from cdcflow.testing.database import Database
 from cdcflow.types import PgType
 from cdcflow.types.builtin import BY_NAME, BY_OID
+from integration.capturing import capturing, journaled, publish
 from oracle.answers import ask, said_by_duckdb, said_by_postgres
 
 Connection = psycopg.Connection[Any]
@@ -367,3 +370,21 @@ def test_a_composite_is_text_since_its_attributes_change_without_a_word(
     single, several = map(types.of, group.relation.columns)
     assert [single.json(text) for text in group.new(0).to_pylist()] == ["(1,3)", "(1,x,3)", "(1,3)"]
     assert several.json(group.new(1)[0].as_py()) == ["(1,)", '(1,"")', None]
+
+
+def test_values_beyond_eight_megabytes_arrive_whole_on_both_paths(postgres: Database, tmp_path: Path) -> None:
+    postgres.execute("CREATE TABLE public.t (n int PRIMARY KEY, v text, w bytea)")
+    huge = "SELECT {n}, repeat('ü\\\t', 4 << 20), decode(repeat('00ff5c0a', 3 << 20), 'hex')"
+    postgres.execute(f"INSERT INTO public.t {huge.format(n=1)}")
+    publish(postgres, "t")
+    with capturing(postgres, tmp_path / "journal", backfill=True):
+        postgres.execute(f"INSERT INTO public.t {huge.format(n=2)}")
+        found = journaled(tmp_path / "journal", 2)
+
+    assert [change.op for change in found] == [Op.READ, Op.INSERT]
+    [(text, data)] = postgres.execute(
+        "SELECT md5(v), md5('\\x' || encode(w, 'hex')) FROM public.t WHERE n = 1"
+    )
+    for change in found:
+        assert change.new is not None
+        assert [md5(str(change.new[name]).encode()).hexdigest() for name in "vw"] == [text, data]

@@ -17,6 +17,7 @@
 |               | IDENTITY FULL; null where it sent nothing                                                  |
 | `unchanged`   | only where there are any: TOASTed columns that the update left alone and the server did not|
 |               | send. They are not in `new`: their value is what it was                                    |
+| `json_null`   | only where there are any: columns of `new` that hold the JSON document null, not SQL NULL  |
 | `position`    | commit LSN and ordinal; tells order, which `id` does not promise to                        |
 | `xid`         | the transaction on the source; 0 for a row read by a backfill                              |
 | `commit_time` | in UTC, with microseconds                                                                  |
@@ -32,6 +33,7 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
+import pyarrow.compute as pc
 
 from cdcflow import types
 from cdcflow.model import (
@@ -48,6 +50,7 @@ from cdcflow.model import (
     format_lsn,
 )
 from cdcflow.types import Numbers
+from cdcflow.types.json import Json
 
 Event = dict[str, Any]
 Converter = Callable[[str], object]
@@ -70,6 +73,7 @@ def event(change: Change, numbers: Numbers = "safe") -> Event:
         new=_present(new, converters),
         old=_present(old, converters),
         unchanged=[name for name, value in new.items() if isinstance(value, Unchanged)] if new else (),
+        json_null=[name for _, name in _documents(relation) if _is_json_null(new[name])] if new else (),
         identity=str(position),
         xid=change.xid,
         commit_time=timestamp(change.commit_time),
@@ -127,6 +131,7 @@ def _head(
     new: Event | None,
     old: Event | None,
     unchanged: Sequence[str],
+    json_null: Sequence[str],
     identity: str,
     xid: int,
     commit_time: str,
@@ -143,6 +148,8 @@ def _head(
     }
     if unchanged:
         found["unchanged"] = list(unchanged)
+    if json_null:
+        found["json_null"] = list(json_null)
     found["position"] = identity
     found["xid"] = xid
     found["commit_time"] = commit_time
@@ -199,6 +206,7 @@ def _group_events(group: Group, batch: Batch, numbers: Numbers) -> Iterator[Even
     columns = [_column(group.new(i), convert[name]) for i, name in enumerate(names)]
     rows: Iterator[tuple[Any, ...]] = zip(*columns, strict=True) if columns else iter([()] * len(group))
     olds = _olds(group, convert)
+    json_nulls = _json_nulls(group)
     unchanged = group.data.column("unchanged").to_pylist() if group.unchanged else None
     meta = zip(*(group.meta(name).to_pylist() for name, _ in META), strict=True)
     last_lsn, lsn_text = -1, ""
@@ -226,6 +234,7 @@ def _group_events(group: Group, batch: Batch, numbers: Numbers) -> Iterator[Even
             new=new,
             old=old,
             unchanged=absent,
+            json_null=json_nulls.get(number, ()),
             identity=f"{lsn_text}:{ordinal}",
             xid=xid,
             commit_time=timestamp(time),
@@ -237,6 +246,25 @@ def _group_events(group: Group, batch: Batch, numbers: Numbers) -> Iterator[Even
 
 def _column(values: Any, convert: Converter) -> list[Any]:
     return [None if value is None else convert(value) for value in values.to_pylist()]
+
+
+def _documents(relation: Relation) -> list[tuple[int, str]]:
+    """Index and name of each column of type json or jsonb."""
+    return [(i, c.name) for i, c in enumerate(relation.columns) if isinstance(types.of(c), Json)]
+
+
+def _is_json_null(value: Value) -> bool:
+    return isinstance(value, str) and value.strip() == "null"
+
+
+def _json_nulls(group: Group) -> dict[int, list[str]]:
+    """Row → names of the columns whose new value is JSON's null."""
+    found: dict[int, list[str]] = {}
+    for i, name in _documents(group.relation):
+        nulls = pc.match_substring_regex(group.new(i), r"^\s*null\s*$")
+        for row in pc.indices_nonzero(nulls).to_pylist():
+            found.setdefault(row, []).append(name)
+    return found
 
 
 def _olds(group: Group, convert: Mapping[str, Converter]) -> list[Event | None] | None:
