@@ -5,6 +5,7 @@
 #   make test                       all tests, on every PostgreSQL found (system ones and embedded 16, 18)
 #   make check                      formatting, lint, types, import arrows
 #   make stress                     load and kills for a minute; ARGS="--seconds 300 --seed N" for more
+#   make oracle                     random values of every type, judged by Postgres; ARGS="--values 200000 --seed 7"
 #   make bench                      the numbers of the README, on your machine
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check format bench stress install dev clean
+.PHONY: demo test oracle check format bench stress install dev clean
 
 install: $(VENV)/.installed
 dev: $(VENV)/.dev
@@ -37,6 +38,9 @@ demo: install
 
 test: dev
 	$(BIN)/python -m pytest $(ARGS)
+
+oracle: dev
+	PYTHONPATH=tests $(BIN)/python -m oracle $(ARGS)
 
 check: dev
 	$(BIN)/ruff format --check .

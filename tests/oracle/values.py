@@ -136,8 +136,9 @@ def document(surrogates: bool) -> Make:
 
 
 def markup(r: Random) -> str:
-    inner = text()(r).translate({ord("<"): "&lt;", ord("&"): "&amp;", **dict.fromkeys([*range(32), 127])})
-    return r.choice((f"<a>{inner}</a>", f'<a b="1"/>{inner.replace(">", "")}', f"<!--{word(r)}--><a/>", ""))
+    escapes = {ord("<"): "&lt;", ord("&"): "&amp;", ord(">"): "&gt;", **dict.fromkeys([*range(32), 127])}
+    inner = text()(r).translate(escapes)
+    return r.choice((f"<a>{inner}</a>", f'<a b="1"/>{inner}', f"<!--{word(r)}--><a/>", ""))
 
 
 def lexeme(r: Random) -> str:
@@ -382,7 +383,7 @@ TYPES: tuple[Type, ...] = (
         "timestamptz", either(moment(True), "infinity", "-infinity", "9999-12-31 23:59:59.999999+00"), _LATE
     ),
     Type("interval", either(interval, "0", "-1 mon", "1 day -00:00:00.000001", "2562047788:00:54.775807")),
-    Type("interval", interval, ("infinity", "-infinity"), needs=17),
+    Type("interval(6)", interval, ("infinity", "-infinity"), needs=17),
     Type("uuid", lambda r: str(UUID(int=r.getrandbits(128)))),
     Type("json", document(True)),
     Type("jsonb", document(False)),

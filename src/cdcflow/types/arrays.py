@@ -13,8 +13,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdcflow.types.base import Numbers, PgType, by_value
-from cdcflow.types.numbers import Integer
+from cdcflow.types.base import Family, Known, Numbers, PgType, by_value
+from cdcflow.types.numbers import Integer, Numeric
+from cdcflow.types.text import Text
 
 _QUOTE, _ESCAPE = '"', "\\"
 
@@ -118,3 +119,19 @@ def _quoted(text: str, at: int) -> tuple[str, int]:
         pieces.append(text[at:escape])
         pieces.append(text[escape + 1])
         at = escape + 2
+
+
+FAMILY = Family(
+    "Arrays",
+    (
+        Known("numeric[]", Array.of(Numeric.of()), "{{1.10,NULL},{NaN,2}}"),
+        Known("text[]", Array.of(Text.of("text")), '{a,NULL,"NULL",""}'),
+        Known("text[]", Array.of(Text.of("text")), "[0:1]={a,b}"),
+    ),
+    notes="""\
+* Nested lists of whatever the element is. Lower bounds other than 1 are kept, in an object.
+* `VARCHAR` in the warehouse, with the JSON: neither the number of dimensions nor the bounds are fixed by the
+  column's type, so the next row may not fit a `LIST`.
+* Of a type that is not built in, the server says no more than the array's name: the elements of an array of
+  enums are labels, those of an array of domains or composites are strings with the element's text.""",
+)

@@ -6,5 +6,5 @@ from cdcflow.types.text import as_text
 FAMILY = Family(
     "Bit strings",
     (as_text("bit", "00101", 1560, 1561), as_text("varbit", "0001", 1562, 1563)),
-    notes="`VARCHAR` in the warehouse: DuckDB's `BIT` has no empty string.",
+    notes="`VARCHAR` in the warehouse: DuckDB's `BIT` makes `0` of an empty string.",
 )

@@ -36,3 +36,22 @@ def named(type_name: str) -> PgType:
         element = _KNOWN.get(name[1:])
         return Array.of(element.kind, element.delimiter) if element else Array.of(Text.of(name[1:]))
     return Text.of(type_name)
+
+
+FAMILY = Family(
+    "Types that users declare",
+    (
+        Known("domain over int8", BY_NAME["int8"], "9007199254740993"),
+        text.as_text("enum", "so so"),
+        text.as_text("composite", '(1,"so, so",)'),
+        text.as_text("range over float8", "[0.5,1)"),
+    ),
+    notes="""\
+* A domain is its base type, through every level, over arrays too; the precision of a domain over
+  `numeric(p,s)` is not announced, so that is `VARCHAR` in the warehouse.
+* An enum is the label that it had when the row was written. `ADD VALUE` needs nothing. `RENAME VALUE` changes
+  no row, so nothing is sent for it: the warehouse keeps the old label until the row is written again.
+* A composite is Postgres' text, in which NULL (nothing) and the empty string (`""`) differ. Its attributes
+  are not taken apart: the stream does not name them, and does not say when `ALTER TYPE` renames, adds or
+  drops one, so names from the catalog could be put to the wrong values.""",
+)

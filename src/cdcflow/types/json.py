@@ -42,8 +42,8 @@ FAMILY = Family(
     ),
     notes="""\
 * The text of the value becomes part of the event as it stands: big integers, duplicate keys and escaped lone
-  surrogates included. SQL NULL and JSON `null` are both `null` in an event; in the warehouse they are NULL
-  and the text `null`.
+  surrogates included. SQL NULL and JSON `null` are both `null` in an event, whose `json_null` names the
+  columns with the latter; in the warehouse they are NULL and the text `null`.
 * `VARCHAR` in the warehouse, which DuckDB's JSON functions read: its JSON type refuses documents that
   Postgres takes.""",
 )

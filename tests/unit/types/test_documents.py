@@ -114,6 +114,8 @@ def test_booleans_are_booleans() -> None:
         ("public.sparsevec", "{}/5", {"dimensions": 5, "elements": {}}),
         ("public.sparsevec", "other", "other"),
         ("public.citext", "Abc", "Abc"),
+        ("public._geometry", "{0101000020E6:NULL:0101}", ["0101000020E6", None, "0101"]),
+        ("public._hstore", '{NULL,"\\"a\\"=>NULL"}', [None, {"a": None}]),
         ("public._hstore", '{"\\"a\\"=>\\"1\\""}', [{"a": "1"}]),
     ],
 )
