@@ -172,15 +172,21 @@ class Waker:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
+        self._lock = threading.Lock()
+        self._closed = False
 
     def fileno(self) -> int:
         return self._reader
 
     def wake(self) -> None:
-        try:
-            os.write(self._writer, b"!")
-        except BlockingIOError:
-            pass  # the pipe is full of wake-ups already
+        """From any thread, also after `close`: the number may be another file's by then."""
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                os.write(self._writer, b"!")
+            except BlockingIOError:
+                pass  # the pipe is full of wake-ups already
 
     def clear(self) -> None:
         try:
@@ -190,5 +196,7 @@ class Waker:
             pass
 
     def close(self) -> None:
-        os.close(self._reader)
-        os.close(self._writer)
+        with self._lock:
+            self._closed = True
+            os.close(self._reader)
+            os.close(self._writer)

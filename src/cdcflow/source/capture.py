@@ -257,11 +257,8 @@ class Capture:
                 else "run `cdcflow setup`",
             )
         if slot.lost:
-            why = slot.invalidation_reason or (
-                "conflict with recovery" if slot.conflicting else "wal_removed"
-            )
             raise SourceError(
-                f"the replication slot {name!r} is lost ({why}): what was not yet read cannot be had any more",
+                f"the replication slot {name!r} is lost ({slot.why_lost}): what was not yet read is gone",
                 hint=START_ANEW,
             )
         if reached and slot.confirmed_flush_lsn is not None and slot.confirmed_flush_lsn > reached:
