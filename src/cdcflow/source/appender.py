@@ -182,6 +182,7 @@ class Waker:
         return self._reader
 
     def wake(self) -> None:
+        """From any thread, also after `close`: the number may be another file's by then."""
         with self._lock:
             if self._closed:
                 return
