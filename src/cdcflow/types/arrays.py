@@ -8,6 +8,7 @@ column is VARCHAR with the JSON text, which DuckDB's JSON functions read.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import orjson
 import pyarrow as pa
@@ -33,7 +34,7 @@ class Array(PgType):
     delimiter: str = ","
 
     @classmethod
-    def of(cls, element: PgType, delimiter: str = ",") -> "Array":
+    def of(cls, element: PgType, delimiter: str = ",") -> Self:
         return cls(f"{element.name}[]", pa.string(), "VARCHAR", element, delimiter)
 
     def _convert(self, values: pa.StringArray) -> pa.Array:

@@ -10,6 +10,8 @@
 * An **array** is `_name`, and a list of what `name` is; a **range** is text.
 """
 
+from collections.abc import Callable
+
 from cdcflow.types import hstore, ltree, postgis, text, vector
 from cdcflow.types.arrays import Array
 from cdcflow.types.base import Family, Known, PgType
@@ -24,6 +26,17 @@ _KNOWN: dict[str, Known] = {
 }
 
 
+class PresumedArray(Array):
+    """An array as far as its name says. A text that does not read as one (a label of somebody's enum `_mood`)
+    stays text."""
+
+    def _nested(self, text: str, element: Callable[[str], object]) -> object:
+        try:
+            return super()._nested(text, element)
+        except (ValueError, IndexError):
+            return text
+
+
 def named(type_name: str) -> PgType:
     """The type of a column that is not built in, from `schema.name`; a name that is not known is text."""
     schema, _, name = type_name.rpartition(".")
@@ -34,7 +47,11 @@ def named(type_name: str) -> PgType:
         return _KNOWN[name].kind
     if name.startswith("_"):
         element = _KNOWN.get(name[1:])
-        return Array.of(element.kind, element.delimiter) if element else Array.of(Text.of(name[1:]))
+        return (
+            PresumedArray.of(element.kind, element.delimiter)
+            if element
+            else PresumedArray.of(Text.of(name[1:]))
+        )
     return Text.of(type_name)
 
 

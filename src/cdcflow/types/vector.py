@@ -1,11 +1,20 @@
-"""pgvector (extension): vector and halfvec are lists of floats, sparsevec an object."""
+"""pgvector (extension): vector and halfvec are lists of floats, sparsevec an object.
 
+They are known by their names only, so a text that does not read as theirs (somebody's own type of that name)
+stays text.
+"""
+
+import re
 from dataclasses import dataclass
 
 import orjson
 import pyarrow as pa
 
 from cdcflow.types.base import Family, Known, PgType
+
+_NUMBER = r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
+_LIST = re.compile(rf"\[{_NUMBER}(?:,{_NUMBER})*\]")
+_SPARSE = re.compile(rf"\{{(\d+:{_NUMBER}(?:,\d+:{_NUMBER})*)?\}}/(\d+)")
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,7 @@ class Vector(PgType):
         return values
 
     def json(self, text: str) -> object:
-        return orjson.Fragment(text) if text.startswith("[") else text
+        return orjson.Fragment(text) if _LIST.fullmatch(text) else text
 
 
 @dataclass(frozen=True)
@@ -36,10 +45,11 @@ class SparseVector(PgType):
         return values
 
     def json(self, text: str) -> object:
-        elements, slash, dimensions = text.partition("}/")
-        if not slash or not elements.startswith("{"):
+        match = _SPARSE.fullmatch(text)
+        if match is None:
             return text
-        pairs = (pair.partition(":") for pair in elements[1:].split(",") if pair)
+        elements, dimensions = match.groups("")
+        pairs = (pair.partition(":") for pair in elements.split(",") if pair)
         return {"dimensions": int(dimensions), "elements": {index: float(value) for index, _, value in pairs}}
 
 

@@ -166,7 +166,11 @@ def test_a_null_that_is_a_json_document_is_told_from_no_value() -> None:
     relation = make_relation(
         "documents", [Column("id", INT4, key=True), Column("a", JSON), Column("b", 3802)]
     )
-    rows = [{"id": "1", "a": " null\n", "b": "null"}, {"id": "2"}, {"id": "3", "a": '"null"', "b": UNCHANGED}]
+    rows: list[Row] = [
+        {"id": "1", "a": " null\n", "b": "null"},
+        {"id": "2"},
+        {"id": "3", "a": '"null"', "b": UNCHANGED},
+    ]
 
     first, second, third = plain(make_batch(relation, [("update", row, None) for row in rows]))
 
