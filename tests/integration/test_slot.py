@@ -309,7 +309,8 @@ def test_heartbeats_are_written_as_configured_and_are_no_changes(table: Database
         return parse_lsn(lsn)
 
     with capturing(table, journal, heartbeat=Heartbeat(every=0.1)):
-        eventually(lambda before=wal(): wal() > before + 500, what="WAL of heartbeats")  # type: ignore[misc]
+        before = wal()
+        eventually(lambda: wal() > before + 500, what="WAL of heartbeats")
     beats = Heartbeat(every=0.1, table=("public", "heart beat"))
     with capturing(table, journal, heartbeat=beats) as running:
         eventually(lambda: "no heartbeat can be written" in messages(running), what="the finding")

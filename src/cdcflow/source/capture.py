@@ -217,7 +217,8 @@ class Capture:
         with self._open_writer(known) as writer:
             tail = writer.tail
         require_continuation(
-            timeline_history(self._settings.dsn, timeline),
+            # The first timeline has no history.
+            timeline_history(self._settings.dsn, timeline) if timeline > known.timeline else "",
             old=known.timeline,
             new=timeline,
             # The journal may hold the beginning of a transaction whose end never came.
