@@ -8,17 +8,23 @@ SELECT
     -- those of the filter are also in its text.
     ARRAY(
         SELECT a.attname::text
-        FROM pg_publication b
-        JOIN pg_publication_rel r ON r.prpubid = b.oid AND r.prqual IS NOT NULL
-        JOIN pg_class c ON c.oid = r.prrelid AND c.relname = p.tablename
-        JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = p.schemaname
-        JOIN pg_depend d
-            ON d.classid = 'pg_publication_rel'::regclass
-            AND d.objid = r.oid
-            AND d.refclassid = 'pg_class'::regclass
-            AND d.refobjid = c.oid
-        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid
-        WHERE b.pubname = p.pubname AND a.attnum > 0 AND position(quote_ident(a.attname) IN p.rowfilter) > 0
+        FROM pg_namespace n
+        JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+        WHERE n.nspname = p.schemaname
+            AND position(quote_ident(a.attname) IN p.rowfilter) > 0
+            AND EXISTS (
+                SELECT
+                FROM pg_publication b
+                JOIN pg_publication_rel r ON r.prpubid = b.oid AND r.prrelid = c.oid
+                JOIN pg_depend d
+                    ON d.classid = 'pg_publication_rel'::regclass
+                    AND d.objid = r.oid
+                    AND d.refclassid = 'pg_class'::regclass
+                    AND d.refobjid = c.oid
+                    AND d.refobjsubid = a.attnum
+                WHERE b.pubname = p.pubname
+            )
         ORDER BY a.attnum
     ) AS filter_columns
 FROM pg_publication_tables p

@@ -7,18 +7,11 @@ SELECT
     (SELECT nullif(setting::bigint, 0) FROM pg_settings WHERE name = 'idle_replication_slot_timeout')
         AS slot_idle_limit_seconds,
     (SELECT setting::bigint FROM pg_settings WHERE name = 'autovacuum_freeze_max_age') AS freeze_age,
-    (
-        SELECT greatest(
-            pg_wal_lsn_diff(
-                CASE
-                    WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
-                    ELSE pg_current_wal_lsn()
-                END,
-                s.restart_lsn
-            ),
-            0
-        )::bigint
-    ) AS retained_bytes,
+    -- Below zero where the slot is ahead, as on a standby that has yet to replay.
+    pg_wal_lsn_diff(
+        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,
+        s.restart_lsn
+    )::bigint AS retained_bytes,
     age(s.catalog_xmin)::bigint AS catalog_age,
     oldest.pid,
     oldest.prepared,

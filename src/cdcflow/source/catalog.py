@@ -135,10 +135,15 @@ class Vitals:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The tables that patterns mean, and the patterns that fit no table at all, as they were written."""
+    """The tables that patterns mean, and the patterns that fit no table at all, as they were written.
+
+    `covered` are the partitions of tables that are meant, as `(schema, name)`: they stand for them where a
+    publication does not publish via the root.
+    """
 
     tables: tuple[Table, ...]
     unmatched: tuple[str, ...]
+    covered: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +288,7 @@ def vitals(connection: Connection, slot: str) -> Vitals:
         slot_wal_limit=row["slot_wal_limit"],
         slot_idle_limit=row["slot_idle_limit_seconds"],
         freeze_age=row["freeze_age"],
-        retained_bytes=row["retained_bytes"],
+        retained_bytes=None if row["retained_bytes"] is None else max(row["retained_bytes"], 0),
         catalog_age=row["catalog_age"],
         oldest=oldest,
         clock_skew=clock - (before + after) / 2,
@@ -303,6 +308,9 @@ def select(candidates: Iterable[Table], patterns: TablePatterns) -> Selection:
     return Selection(
         tables=tuple(table for table in matching if meant.isdisjoint(table.ancestors)),
         unmatched=tuple(patterns.unmatched((table.schema, table.name) for table in known)),
+        covered=frozenset(
+            (table.schema, table.name) for table in known if not meant.isdisjoint(table.ancestors)
+        ),
     )
 
 

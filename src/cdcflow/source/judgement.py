@@ -280,10 +280,8 @@ def _publication(situation: Situation) -> Iterator[Finding]:
 def _surplus(situation: Situation, publication: Publication) -> Iterator[Finding]:
     """Tables that are published and not meant: they are captured, and stored, all the same."""
     meant = {(table.schema, table.name) for table in situation.selection.tables}
-    # Without publish_via_partition_root the partitions stand for their root, which is said elsewhere.
-    if not publication.via_root and any(table.partitioned for table in situation.selection.tables):
-        return
-    surplus = [key for key in publication.by_name if key not in meant]
+    # Without publish_via_partition_root partitions stand for their root, which is said elsewhere.
+    surplus = [key for key in publication.by_name if key not in meant | situation.selection.covered]
     if not surplus:
         return
     dropped = ", ".join(f"{quote_identifier(s)}.{quote_identifier(t)}" for s, t in surplus)

@@ -18,7 +18,7 @@ GOOD_LIMIT = "10GB"
 #: Seconds. Less than a day does not outlast a night.
 SHORT_IDLE = 86_400
 #: Bytes held back by the slot where no limit says what is too much: beyond it, somebody should know.
-MUCH_WAL = 10 * 10**9
+MUCH_WAL = 10 << 30
 #: The part of the limit from which the loss of the slot is near.
 NEAR_LIMIT = 0.75
 #: The part of autovacuum_freeze_max_age from which the catalog's dead rows pile up noticeably.
@@ -136,4 +136,5 @@ def _clock(vitals: Vitals) -> Iterator[Finding]:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{count / 1e6:.0f} MB"
+    """In the server's own units, in which the limits are set: a GB of 1024 MB."""
+    return f"{count / (1 << 30):.1f} GB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MB"
