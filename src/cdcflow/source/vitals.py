@@ -45,14 +45,16 @@ def _limits(vitals: Vitals) -> Iterator[Finding]:
         yield Finding(
             "ok",
             "max_slot_wal_keep_size",
-            "is not limited: while cdcflow is down, the server keeps all its WAL, until its disk is full",
+            "max_slot_wal_keep_size is -1: while cdcflow is down, the server keeps all WAL, until its disk is"
+            " full",
             "watch the slot, or set a limit that the server's disk can bear: a slot beyond it is lost",
         )
     elif limit < SMALL_LIMIT:
         yield Finding(
             "warning",
             "max_slot_wal_keep_size",
-            f"is {_size(limit)}: a server that writes this much while cdcflow is down loses the slot",
+            f"max_slot_wal_keep_size is {_size(limit)}: when the server writes more while cdcflow is down, the"
+            " slot is lost",
             f"raise it to {GOOD_LIMIT}, or to what the server's disk can bear; no restart is needed",
             set_for_server("max_slot_wal_keep_size", GOOD_LIMIT, restart=False),
             "settings",
@@ -61,7 +63,7 @@ def _limits(vitals: Vitals) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "idle_replication_slot_timeout",
-            f"is {idle} s: when cdcflow is down for longer, the slot is lost",
+            f"idle_replication_slot_timeout is {idle} s: when cdcflow is down for longer, the slot is lost",
             "turn it off, and limit max_slot_wal_keep_size instead; no restart is needed",
             set_for_server("idle_replication_slot_timeout", "0", restart=False),
             "settings",

@@ -102,3 +102,11 @@ def test_a_server_that_is_not_there_is_a_finding_without_the_password(project: P
     assert result.exit_code == 3
     assert "127.0.0.1" in result.stdout
     assert "s3cret" not in result.output
+
+
+def test_a_script_that_cannot_be_made_is_an_error_and_leaves_stdout_empty(project: Path, run: Run) -> None:
+    result = run("check", "--fix-sql")
+    assert result.exit_code == 3
+    assert "nothing listens" in result.stderr
+    assert result.stdout == ""
+    assert run("check", "--fix-sql", "--json").exit_code == 2
