@@ -8,41 +8,47 @@ WITH RECURSIVE base_type (oid, base) AS (
 )
 SELECT
     c.oid::bigint AS oid,
-    (
-        SELECT coalesce(
-            json_agg(
-                json_build_array(
-                    a.attname,
-                    a.atttypid::bigint,
-                    a.atttypmod,
-                    c.relreplident = 'f' OR coalesce(a.attnum = ANY (i.indkey), false),
-                    -- FirstGenbkiObjectId: types below it are built in and get no Type message.
-                    CASE WHEN a.atttypid >= 10000 THEN bn.nspname || '.' || bt.typname ELSE '' END,
-                    a.attgenerated,
-                    -- 'p' (plain) alone never goes out of line.
-                    a.attstorage <> 'p'
-                )
-                ORDER BY a.attnum
-            ),
-            '[]'
-        )
-        FROM pg_attribute a
-        JOIN base_type b ON b.oid = a.atttypid
-        JOIN pg_type bt ON bt.oid = b.base
-        JOIN pg_namespace bn ON bn.oid = bt.typnamespace
-        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    coalesce(
+        json_agg(
+            json_build_array(
+                a.attname,
+                a.atttypid::bigint,
+                a.atttypmod,
+                c.relreplident = 'f' OR coalesce(a.attnum = ANY (i.indkey), false),
+                -- FirstGenbkiObjectId: types below it are built in and get no Type message.
+                CASE WHEN a.atttypid >= 10000 THEN bn.nspname || '.' || bt.typname ELSE '' END,
+                a.attgenerated,
+                -- 'p' (plain) alone never goes out of line.
+                a.attstorage <> 'p'
+            )
+            ORDER BY a.attnum
+        ) FILTER (WHERE a.attnum IS NOT NULL),
+        '[]'
     ) AS columns,
     -- From the planner's statistics: a table's true size would wait for whoever has locked it.
-    (
-        SELECT coalesce(sum(x.relpages), 0)::bigint * current_setting('block_size')::int
-        FROM pg_class l
-        JOIN pg_class x ON x.oid = l.reltoastrelid
-        WHERE l.oid = c.oid
-            OR (c.relkind = 'p' AND l.oid IN (SELECT t.relid FROM pg_partition_tree(c.oid) t WHERE t.isleaf))
+    current_setting('block_size')::bigint * coalesce(
+        CASE
+            WHEN c.relkind = 'r' THEN (SELECT x.relpages FROM pg_class x WHERE x.oid = c.reltoastrelid)
+            ELSE (
+                SELECT sum(x.relpages)
+                FROM pg_partition_tree(c.oid) t
+                JOIN pg_class l ON l.oid = t.relid
+                JOIN pg_class x ON x.oid = l.reltoastrelid
+                WHERE t.isleaf
+            )
+        END,
+        0
     ) AS toast_bytes
 FROM pg_class c
 -- The identity's index: chosen by the user, or the primary key unless it is deferrable.
 LEFT JOIN pg_index i ON i.indrelid = c.oid
     AND ((c.relreplident = 'i' AND i.indisreplident)
         OR (c.relreplident = 'd' AND i.indisprimary AND i.indimmediate))
+LEFT JOIN (
+    pg_attribute a
+    JOIN base_type b ON b.oid = a.atttypid
+    JOIN pg_type bt ON bt.oid = b.base
+    JOIN pg_namespace bn ON bn.oid = bt.typnamespace
+) ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.oid = ANY (%s::bigint[]::oid[])
+GROUP BY c.oid

@@ -50,6 +50,8 @@ def check_journal(config: Config) -> list[Finding]:
     """Whether the journal's disk can be written and has room for what the journal may keep."""
     path, keep = config.journal.path, config.journal.keep.size
     place = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not place.is_dir():
+        return [Finding("error", "journal", f"{place} is not a directory", "name another journal.path")]
     if not os.access(place, os.W_OK | os.X_OK):
         return [
             Finding(

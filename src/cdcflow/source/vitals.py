@@ -53,8 +53,8 @@ def _limits(vitals: Vitals) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "max_slot_wal_keep_size",
-            f"max_slot_wal_keep_size is {_size(limit)}: when the server writes more while cdcflow is down, the"
-            " slot is lost",
+            f"max_slot_wal_keep_size is {_size(limit)}: when the server writes more while cdcflow is down,"
+            " the slot is lost",
             f"raise it to {GOOD_LIMIT}, or to what the server's disk can bear; no restart is needed",
             set_for_server("max_slot_wal_keep_size", GOOD_LIMIT, restart=False),
             "settings",

@@ -47,6 +47,14 @@ def test_a_journal_that_may_outgrow_its_disk_is_a_warning(tmp_path: Path) -> Non
     assert "journal.keep.size" in finding.remedy
 
 
+def test_a_journal_that_cannot_be_where_it_should_be_is_an_error(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    (tmp_path / "journal").write_text("in the way", encoding="utf-8")
+    (finding,) = check_journal(config)
+    assert finding.severity == "error"
+    assert "journal is not a directory" in finding.message
+
+
 def test_what_the_journal_holds_already_needs_no_more_room(tmp_path: Path) -> None:
     config = configured(tmp_path, keep="10MB")
     (empty,) = check_journal(config)
