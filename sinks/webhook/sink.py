@@ -26,7 +26,7 @@ from itertools import accumulate
 
 from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient
 from cdcflow.model import Batch
-from cdcflow.sink import Finding, FlowContext
+from cdcflow.sink import ExpectedTable, Finding, FlowContext, judge_events
 from cdcflow.sink.event import encode, events
 from cdcflow_sinks.webhook.answer import Failure, Outcome, excerpt, judge
 from cdcflow_sinks.webhook.connection import Endpoint, Headers, Line, NoAnswer
@@ -96,6 +96,9 @@ class WebhookSink:
             remedy = "give the sink a `secret`, so that the receiver can tell our requests from others"
             found.append(Finding("warning", subject, "requests are not signed", remedy))
         return found
+
+    def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
+        return judge_events(f"flow {self._flow}", tables)
 
     # One change per request.
 

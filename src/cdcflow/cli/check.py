@@ -1,5 +1,6 @@
 """`cdcflow check`: whether everything is as it must be, before and without starting."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,7 +8,7 @@ import typer
 from cdcflow.cli import output
 from cdcflow.cli.findings import described, print_findings
 from cdcflow.cli.invocation import load_config
-from cdcflow.errors import CdcflowError
+from cdcflow.errors import CdcflowError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,11 +23,21 @@ _WRONG = 3
 def check(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    fix_sql: Annotated[
+        bool, typer.Option("--fix-sql", help="Print all remedies as one script for psql, and run nothing.")
+    ] = False,
 ) -> None:
     """Check the configuration, the database and every sink. Ends with 3 if something must be mended."""
+    if as_json and fix_sql:
+        raise ConfigurationError("--json and --fix-sql are two different outputs", hint="ask for one of them")
     config = load_config(context)
+    if fix_sql:
+        _script(config)
+        return
+    from cdcflow.engine.examination import check_all
+
     running = _running(config)
-    findings = [*_source(config), *_sinks(config, running)]
+    findings = [*check_all(config), *_sinks(config, running)]
     if as_json:
         output.json([described(finding) for finding in findings])
     else:
@@ -34,11 +45,12 @@ def check(
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = sum(finding.severity == "warning" for finding in findings)
     output.say(f"{errors} error(s), {warnings} warning(s)")
+    script = "; `cdcflow check --fix-sql` prints the SQL as one script" if _has_sql(findings) else ""
     if errors:
-        output.next_step("mend what is marked as error, then `cdcflow check` again")
+        output.next_step(f"mend what is marked as error, then `cdcflow check` again{script}")
         raise typer.Exit(_WRONG)
     if not running:
-        output.next_step("`cdcflow run`")
+        output.next_step(f"`cdcflow run`{script}")
 
 
 def _running(config: "Config") -> "Mapping[str, str]":
@@ -52,11 +64,23 @@ def _running(config: "Config") -> "Mapping[str, str]":
     return {flow["name"]: flow["state"] for flow in document["flows"] if flow.get("pid")}
 
 
-def _source(config: "Config") -> "list[Finding]":
-    from cdcflow.source.preflight import preflight
+def _has_sql(findings: "Sequence[Finding]") -> bool:
+    return any(finding.sql and finding.severity != "ok" for finding in findings)
 
-    source = config.source
-    return preflight(source.dsn.get_secret_value(), source.tables, source.publication, source.slot)
+
+def _script(config: "Config") -> None:
+    """The script on stdout. A server that cannot be asked is told as any other error of it."""
+    from cdcflow.engine.examination import check_source, judge_flows
+    from cdcflow.source.remedies import script
+
+    examined = check_source(config)
+    if not examined.database:
+        print_findings(examined.findings, err=True)
+        raise typer.Exit(_WRONG)
+    findings = [*examined.findings, *judge_flows(config, examined.tables)]
+    output.data(script(findings, database=examined.database, role=examined.role).rstrip("\n"))
+    if _has_sql(findings):
+        output.next_step("let the DBA run this with psql, then `cdcflow check`")
 
 
 def _sinks(config: "Config", running: "Mapping[str, str]") -> "list[Finding]":

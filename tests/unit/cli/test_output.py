@@ -93,4 +93,5 @@ def test_a_finding_comes_with_its_remedy_and_sql_that_can_be_copied(
         "message": "is replica",
         "remedy": "set it to logical",
         "sql": "",
+        "stage": "choice",
     }

@@ -122,3 +122,11 @@ def test_a_warehouse_that_the_engine_has_open_is_no_trouble(
     assert told["severity"] == severity
     assert f"whose flow all is {state}" in told["message"]
     assert "next:" not in result.stderr
+
+
+def test_a_script_that_cannot_be_made_is_an_error_and_leaves_stdout_empty(project: Path, run: Run) -> None:
+    result = run("check", "--fix-sql")
+    assert result.exit_code == 3
+    assert "nothing listens" in result.stderr
+    assert result.stdout == ""
+    assert run("check", "--fix-sql", "--json").exit_code == 2

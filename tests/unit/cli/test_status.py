@@ -14,7 +14,7 @@ import pytest
 from typer.testing import Result
 
 from cdcflow.cli import output
-from cdcflow.cli.status import remarks, rows, summary
+from cdcflow.cli.status import remarks, rows, summary, troubles
 
 Run = Callable[..., Result]
 EngineSaying = Callable[[Path, Mapping[str, Any]], AbstractContextManager[None]]
@@ -55,7 +55,12 @@ DOCUMENT: dict[str, Any] = {
             "last_delivery": None,
         },
     ],
+    "findings": [
+        {"severity": "warning", "subject": "clock", "message": "12 s behind", "remedy": "set it", "sql": ""}
+    ],
 }
+
+TROUBLES = ["warning: clock: 12 s behind", "`cdcflow check` says what to do"]
 
 
 @pytest.fixture
@@ -82,6 +87,7 @@ def test_flows_are_data_and_what_is_unknown_is_empty_and_not_0(run: Run) -> None
     assert "capture  streaming, slot cdcflow, 2.0 kB behind the server" in result.stderr
     assert "journal  990 changes kept, head 1,000, 5.0 MB" in result.stderr
     assert "process 4711, for 2 h" in result.stderr
+    assert result.stderr.splitlines()[-2:] == TROUBLES
 
 
 @pytest.mark.usefixtures("engine")
@@ -94,7 +100,11 @@ def test_a_person_sees_what_fits_and_a_remark_where_something_is_not_fine(
     assert header.split() == ["flow", "state", "lag", "behind", "delivered", "last", "delivery"]
     assert first.split()[:5] == ["all", "catching", "up", "12", "3.2"]
     assert second.split() == ["orders", "needs", "attention", "–", "–", "0", "–"]
-    assert result.stderr.splitlines()[-2:] == ["all: 1 retries", "orders: 401 from the receiver, 2 restarts"]
+    assert result.stderr.splitlines()[-4:] == [
+        "all: 1 retries",
+        "orders: 401 from the receiver, 2 restarts",
+        *TROUBLES,
+    ]
 
 
 def test_without_an_engine_everything_is_unknown_and_it_ends_with_3(project: Path, run: Run) -> None:
@@ -141,3 +151,4 @@ def test_unknown_figures_of_capture_are_told_as_unknown() -> None:
     ]
     assert rows({"flows": []}) == []
     assert remarks({"flows": []}) == []
+    assert troubles({"flows": []}) == []
