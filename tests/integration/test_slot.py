@@ -243,7 +243,7 @@ def lose_and_remedy(server: Server, table: Database, journal: Path) -> None:
 
         def invalidated() -> bool:
             table.execute("CHECKPOINT")
-            return slot_row(table, "invalidation_reason") == "idle_timeout"
+            return bool(slot_row(table, "invalidation_reason") == "idle_timeout")
 
         eventually(invalidated, interval=0.2, what="the invalidation of an idle slot")
         assert_stops(table, journal, "is lost (idle_timeout)", "teardown --yes")

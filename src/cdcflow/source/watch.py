@@ -46,7 +46,9 @@ def published(connection: catalog.Connection, publication: str) -> Published | N
     if row is None:
         return None
     tables = connection.execute(cdcflow.sql.load("watched_tables"), (publication,))
-    return Published(*row, {oid: (name, entry) for oid, name, entry in tables})
+    oid, all_tables, operations, via_root = row
+    listed = {table: (name, entry) for table, name, entry in tables}
+    return Published(oid, all_tables, operations, via_root, listed)
 
 
 def compare(name: str, before: Published, now: Published) -> list[Finding]:
