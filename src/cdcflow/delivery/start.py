@@ -9,11 +9,11 @@ from cdcflow.delivery.feed import position_at
 from cdcflow.errors import JournalDamaged, JournalError
 from cdcflow.journal import Reader
 from cdcflow.model import ORIGIN, Position
-from cdcflow.sink import TransactionalSink
+from cdcflow.sink import PositionedSink, TransactionalSink
 
 _ANOTHER_JOURNAL = (
-    "restore the journal that this flow was delivered from, or give the flow a new name so that it starts "
-    "afresh"
+    "restore the journal that this flow was delivered from; or, to begin anew with this one, move away what "
+    "the sink holds and give the flow a new name"
 )
 
 _BACKFILL = (
@@ -72,12 +72,17 @@ async def find_start(
             "journal was replaced or went back",
             hint=_ANOTHER_JOURNAL,
         ) from error
-    if own is None and stored is not None and stored.position != ORIGIN and offset > first:
-        found = await asyncio.to_thread(_position_before, reader, offset)
-        if found != stored.position:
+    known = [] if stored is None else [(stored.offset, stored.position)]
+    if own is not None and isinstance(keeper, PositionedSink):
+        known.append((own, await keeper.position() or ORIGIN))
+    for at, position in known:
+        if position == ORIGIN or at <= first:
+            continue
+        found = await asyncio.to_thread(_position_before, reader, at)
+        if found != position:
             raise JournalError(
-                f"flow {flow!r} was delivered up to position {stored.position}, but the journal holds "
-                f"{found} before offset {offset}: it is another journal",
+                f"flow {flow!r} was delivered up to position {position}, but the journal holds "
+                f"{found or 'nothing'} before offset {at}: it is another journal",
                 hint=_ANOTHER_JOURNAL,
             )
     return offset
@@ -96,5 +101,10 @@ def _earliest(flow: str, reader: Reader) -> int:
 
 
 def _position_before(reader: Reader, offset: int) -> Position | None:
-    frames = reader.read(offset - 1, max_changes=1, max_bytes=1)
+    try:
+        frames = reader.read(offset - 1, max_changes=1, max_bytes=1)
+    except JournalDamaged:
+        raise
+    except JournalError:  # beyond its end
+        return None
     return position_at(frames[0], 0) if frames else None

@@ -261,7 +261,7 @@ class Supervisor:
                 reason = f": {message.reason}" if message.reason else ""
                 # Around the border between fresh and late a flow may change its state often.
                 level = logging.INFO if "needs attention" in (before.state, message.state) else logging.DEBUG
-                log.log(level, "flow %s is %s%s", message.name, message.state, reason)
+                log.log(level, "flow %s: %s%s", message.name, message.state, reason)
 
     async def _tick(self) -> None:
         """Passes on how far all flows are, and tells systemd how the engine is."""

@@ -27,6 +27,18 @@ from cdcflow.testing.scripted import (
 AUDIT = make_relation("audit", oid=2)
 
 
+class PositionedKeepingSink(KeepingSink):
+    """Knows the position of its checkpoint as well."""
+
+    def __init__(self, kept: int, last: Position) -> None:
+        super().__init__()
+        self.kept = kept
+        self.last = last
+
+    async def position(self) -> Position | None:
+        return self.last
+
+
 class Bench:
     """A worker on a test's sink, journal and store."""
 
@@ -486,6 +498,24 @@ def test_a_checkpoint_of_another_journal_needs_attention(bench: Bench) -> None:
 
     during(worker, test)
     assert sink.batches == []
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_sink_that_was_delivered_from_another_journal_needs_attention(bench: Bench, same: bool) -> None:
+    batch = bench.source.commit(range(10))
+    bench.source.commit([10])
+    sink = PositionedKeepingSink(10, batch.last if same else Position(batch.last.commit_lsn - 8, 10))
+    worker = bench.worker(sink)
+
+    async def test() -> None:
+        if same:
+            await until(lambda: sink.ids == [10])
+        else:
+            await until(lambda: state(worker)[0] == "needs attention")
+            assert "it is another journal" in state(worker)[1]
+
+    during(worker, test)
+    assert bool(sink.batches) is same
 
 
 def test_the_stored_position_is_that_of_the_last_change(bench: Bench) -> None:
