@@ -307,8 +307,8 @@ def _partitions(situation: Situation) -> Iterator[Finding]:
             f"{names(partitions)} have another replica identity than {names(t.qualified for t in differing)}:"
             " their updates and deletes do not say which row they mean, and rows that are gone would stay in"
             " the destinations",
-            "let them carry the whole old row, and partitions that are made later too, since they do not inherit"
-            " it. If rows were updated or deleted there while cdcflow ran, start anew with a backfill",
+            "let them carry the whole old row, and partitions that are made later too, since it is not"
+            " inherited. If rows were updated or deleted there while cdcflow ran, start anew with a backfill",
             "\n".join(full_identity(name) for name in partitions),
         )
 
