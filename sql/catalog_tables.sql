@@ -30,6 +30,19 @@ SELECT
             )
         ORDER BY 1
     ) AS unidentified_partitions,
+    -- What a change says of the old row follows the partition's identity, how it is read the root's:
+    -- only FULL is right for every root. Partitions do not inherit it.
+    ARRAY(
+        SELECT quote_ident(ln.nspname) || '.' || quote_ident(l.relname)
+        FROM pg_partition_tree(c.oid) t
+        JOIN pg_class l ON l.oid = t.relid
+        JOIN pg_namespace ln ON ln.oid = l.relnamespace
+        WHERE c.relkind = 'p'
+            AND t.isleaf
+            AND l.relkind = 'r'
+            AND l.relreplident NOT IN ('f', c.relreplident)
+        ORDER BY 1
+    ) AS differing_partitions,
     ARRAY(
         SELECT a.attname::text
         FROM pg_index i

@@ -219,10 +219,12 @@ def test_a_row_that_enters_a_filter_without_its_toast_value_is_refused_and_never
         postgres.execute("UPDATE t SET id = 2 WHERE id = 20")
         postgres.execute("UPDATE t SET body = %s WHERE id = 2", [OTHER])
         postgres.execute("UPDATE t SET id = 20 WHERE id = 2")
+        postgres.execute("UPDATE t SET id = 21 WHERE id = 20")
         found = captured(postgres, journal)
-    assert [c.op.word for c in found] == ["insert", "insert", "delete", "insert"]
-    assert found[-1].new == {"id": "20", "body": UNCHANGED}
-    for at_once in (None, 1, 3):
+    assert [c.op.word for c in found] == ["insert", "insert", "delete", "insert", "update"]
+    assert found[3].new == {"id": "20", "body": UNCHANGED}
+    # With all in one batch; without the change of key; each change by itself.
+    for at_once in (None, 4, 1):
         file = tmp_path / f"{at_once}.duckdb"
         with pytest.raises(Rejected) as raised:
             replay(journal, file, at_once=at_once)

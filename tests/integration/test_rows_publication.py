@@ -7,6 +7,8 @@ import pytest
 from psycopg import sql
 
 from cdcflow.model import Op
+from cdcflow.model.finding import Finding
+from cdcflow.source.preflight import preflight
 from cdcflow.testing.database import Database
 from integration.capturing import capturing, make_slot, publish
 from integration.replaying import assert_equal_to_source, captured, generations, replay, rows
@@ -336,3 +338,35 @@ def test_a_truncate_of_a_leaf_is_seen_by_leaf_and_unseen_by_root(postgres: Datab
     assert [c.relation.name for c in by_root if c.op is Op.TRUNCATE] == ["m"]
     assert_equal_to_source(postgres, leaves, tmp_path, ["m_1", "m_2"])
     assert_equal_to_source(postgres, roots, tmp_path, ["m"])
+
+
+def test_partitions_with_another_identity_than_their_root_are_an_error_with_its_remedy(
+    postgres: Database, tmp_path: Path
+) -> None:
+    # FULL is not passed on, neither to partitions that are there nor to those that are made later.
+    postgres.execute("""
+        CREATE TABLE m (id int PRIMARY KEY, b text) PARTITION BY RANGE (id);
+        CREATE TABLE m_1 PARTITION OF m FOR VALUES FROM (0) TO (10);
+        CREATE TABLE "M 2" PARTITION OF m FOR VALUES FROM (10) TO (20);
+        CREATE TABLE m_3 PARTITION OF m FOR VALUES FROM (20) TO (30);
+        ALTER TABLE m REPLICA IDENTITY FULL;
+        ALTER TABLE m_3 REPLICA IDENTITY FULL;
+        INSERT INTO m SELECT g, 'x' FROM generate_series(1, 29) g;
+    """)
+    publish_for(postgres, "TABLE m WITH (publish_via_partition_root)")
+
+    def findings() -> list[Finding]:
+        found = preflight(postgres.dsn, ("public.m",), postgres.publication, postgres.slot)
+        return [finding for finding in found if finding.severity != "ok"]
+
+    [finding] = findings()
+    assert (finding.severity, finding.subject) == ("error", "partitions")
+    assert 'public."M 2", public.m_1 have another replica identity than public.m' in finding.message
+    for statement in finding.sql.split(";\n"):
+        postgres.execute(statement)
+    assert not findings()
+    journal = tmp_path / "journal"
+    with capturing(postgres, journal, backfill=True):
+        postgres.execute("DELETE FROM m WHERE id % 5 = 0; UPDATE m SET b = 'y' WHERE id % 5 = 1")
+        captured(postgres, journal)
+    assert_equal_to_source(postgres, journal, tmp_path, ["m"])

@@ -77,6 +77,8 @@ class Table:
     schema_usable: bool
     unreadable_columns: tuple[str, ...]
     owned: bool
+    #: Quoted names of its partitions that have another replica identity than it has, other than FULL.
+    differing_partitions: tuple[str, ...] = ()
 
     @property
     def qualified(self) -> str:

@@ -73,6 +73,7 @@ def judge(situation: Situation) -> list[Finding]:
         *_publication(situation),
         *_replica_identity(situation),
         *_contents(situation),
+        *_partitions(situation),
         *_slot(situation),
         *_vitals(situation),
     ]
@@ -348,6 +349,24 @@ def _contents(situation: Situation) -> Iterator[Finding]:
 def _vitals(situation: Situation) -> Iterator[Finding]:
     if situation.vitals is not None:
         yield from judge_vitals(situation.vitals, situation.slot)
+
+
+def _partitions(situation: Situation) -> Iterator[Finding]:
+    """A delete under the name of a root with FULL has NULLs for all but the key, if the partition has
+    another identity: no destination would find the row."""
+    differing = [table for table in situation.selection.tables if table.differing_partitions]
+    if differing:
+        partitions = [name for table in differing for name in table.differing_partitions]
+        yield Finding(
+            "error",
+            "partitions",
+            f"{names(partitions)} have another replica identity than {names(t.qualified for t in differing)}:"
+            " their updates and deletes do not say which row they mean, and rows that are gone would stay in"
+            " the destinations",
+            "let them carry the whole old row, and partitions that are made later too, since it is not"
+            " inherited. If rows were updated or deleted there while cdcflow ran, start anew with a backfill",
+            "\n".join(full_identity(name) for name in partitions),
+        )
 
 
 def _slot(situation: Situation) -> Iterator[Finding]:
