@@ -227,7 +227,7 @@ def lose_and_remedy(server: Server, table: Database, journal: Path) -> None:
         table.execute("SELECT pg_switch_wal()")
         table.execute("CHECKPOINT")
     assert slot_row(table, "wal_status") == "lost"
-    assert_stops(table, journal, "is lost (wal_removed)", "teardown --yes", "move the journal away")
+    assert_stops(table, journal, "is lost (wal_removed)", "teardown --yes", "move away the journal")
     # Word by word.
     teardown(table.dsn, ["public.t"], table.publication, table.slot)
     journal.rename(journal.with_name("away"))
@@ -243,7 +243,7 @@ def lose_and_remedy(server: Server, table: Database, journal: Path) -> None:
 
         def invalidated() -> bool:
             table.execute("CHECKPOINT")
-            return slot_row(table, "invalidation_reason") == "idle_timeout"
+            return bool(slot_row(table, "invalidation_reason") == "idle_timeout")
 
         eventually(invalidated, interval=0.2, what="the invalidation of an idle slot")
         assert_stops(table, journal, "is lost (idle_timeout)", "teardown --yes")
