@@ -227,7 +227,7 @@ def lose_and_remedy(server: Server, table: Database, journal: Path) -> None:
         table.execute("SELECT pg_switch_wal()")
         table.execute("CHECKPOINT")
     assert slot_row(table, "wal_status") == "lost"
-    assert_stops(table, journal, "is lost (wal_removed)", "teardown --yes", "move the journal away")
+    assert_stops(table, journal, "is lost (wal_removed)", "teardown --yes", "move away the journal")
     # Word by word.
     teardown(table.dsn, ["public.t"], table.publication, table.slot)
     journal.rename(journal.with_name("away"))

@@ -27,10 +27,11 @@ from cdcflow.source.appender import Appender, Retention, Waker
 from cdcflow.source.backfill import copy_tables
 from cdcflow.source.connection import answering, connect
 from cdcflow.source.heartbeat import Heartbeat
+from cdcflow.source.judgement import START_ANEW
 from cdcflow.source.monitor import Monitor
 from cdcflow.source.stream import Stream, timeline_history
 from cdcflow.source.timeline import require_continuation
-from cdcflow.source.watch import START_ANEW, Watch
+from cdcflow.source.watch import Watch
 
 log = logging.getLogger(__name__)
 

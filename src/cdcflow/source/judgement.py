@@ -27,6 +27,12 @@ PLUGIN = "pgoutput"
 #: Milliseconds. A third of it is how often the server must hear from us; below this, a pause of the
 #: machine is enough to lose the connection.
 SHORT_TIMEOUT_MS = 5_000
+#: The checkpoints go with the journal: they count its changes. What a sink holds goes too, for rows that were
+#: deleted meanwhile would stay in it.
+START_ANEW = (
+    "start anew: `cdcflow teardown --yes`, move away the journal, the folder of engine.state and what DuckDB"
+    " and jsonl sinks have written, `cdcflow setup`, `cdcflow run`; the backfill reads everything again"
+)
 #: What our own connections call themselves.
 OURS = "cdcflow "
 #: Names in a message before it says how many more there are.
@@ -391,8 +397,7 @@ def _slot(situation: Situation) -> Iterator[Finding]:
             "error",
             "slot",
             f"the replication slot {name} is lost ({slot.why_lost}): what it had not yet handed over is gone",
-            "start anew: `cdcflow teardown --yes`, move the journal away, `cdcflow setup`, `cdcflow run`; the"
-            " backfill reads everything again. See why cdcflow was down, or raise max_slot_wal_keep_size",
+            f"{START_ANEW}. See why cdcflow was down, or raise max_slot_wal_keep_size",
             f"SELECT pg_drop_replication_slot({quote_literal(name)});",
         )
         return

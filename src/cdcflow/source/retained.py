@@ -13,7 +13,7 @@ import psycopg
 from cdcflow.errors import SourceError, SourceUnavailable
 from cdcflow.model.finding import Finding
 from cdcflow.source.connection import answering, connect, quote_literal
-from cdcflow.source.watch import START_ANEW
+from cdcflow.source.judgement import START_ANEW
 
 #: The part of max_slot_wal_keep_size that is left when it is time to say so.
 NEAR = 0.2

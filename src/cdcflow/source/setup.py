@@ -15,7 +15,7 @@ from cdcflow.errors import ConfigurationError, SourceError
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.source import catalog
 from cdcflow.source.connection import connect, quote_identifier, quote_literal, where
-from cdcflow.source.judgement import OLDEST, Situation, names, slot_mismatch, unidentified
+from cdcflow.source.judgement import OLDEST, START_ANEW, Situation, names, slot_mismatch, unidentified
 from cdcflow.source.preflight import look, too_old
 from cdcflow.source.statements import (
     add_tables,
@@ -185,7 +185,7 @@ def _require(situation: Situation) -> None:
     if slot.lost:
         raise SourceError(
             f"the replication slot {slot.name} is lost, and setup does not make one anew by itself",
-            hint="`cdcflow teardown --yes`, move the journal away, `cdcflow setup`, `cdcflow run`",
+            hint=START_ANEW,
         )
 
 

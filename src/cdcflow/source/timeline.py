@@ -6,6 +6,7 @@ A promotion starts a new timeline, and its history file says where each older on
 
 from cdcflow.errors import SourceError
 from cdcflow.model import format_lsn, parse_lsn
+from cdcflow.source.judgement import START_ANEW
 
 
 def left_at(history: str, timeline: int) -> int | None:
@@ -25,7 +26,7 @@ def require_continuation(history: str, *, old: int, new: int, reached: int) -> N
             f"the server is on timeline {new}, the journal on the later timeline {old}: it is an old primary,"
             " or was restored",
             hint="point source.dsn at the server that was promoted (with several hosts:"
-            " target_session_attrs=read-write), or move the journal away and start a new one with a backfill",
+            " target_session_attrs=read-write), or " + START_ANEW,
         )
     left = left_at(history, old)
     if left is None or reached > left:
@@ -34,6 +35,5 @@ def require_continuation(history: str, *, old: int, new: int, reached: int) -> N
             f"the server's timeline {new} is not a continuation of what the journal holds: that reaches"
             f" {format_lsn(reached)} on timeline {old}, and the server {place}",
             hint="the server was promoted before it had received everything, or restored to an earlier time;"
-            " start anew: `cdcflow teardown --yes`, move the journal away, `cdcflow setup`, `cdcflow run`;"
-            " synchronized_standby_slots (17) keeps a stream from being ahead of the standby",
+            " synchronized_standby_slots (17) keeps a stream from being ahead of the standby; " + START_ANEW,
         )

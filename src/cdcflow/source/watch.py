@@ -18,14 +18,10 @@ from cdcflow.journal.layout import sync_directory
 from cdcflow.model import format_lsn
 from cdcflow.model.finding import Finding
 from cdcflow.source import catalog
-from cdcflow.source.judgement import names
+from cdcflow.source.judgement import START_ANEW, names
 
 #: In the journal's directory: it says something about this journal and no other.
 FILE = "watch.json"
-START_ANEW = (
-    "start anew: `cdcflow teardown --yes`, move the journal away, `cdcflow setup`, `cdcflow run`; the"
-    " backfill reads everything again"
-)
 
 
 @dataclass(frozen=True)
@@ -47,8 +43,7 @@ def published(connection: catalog.Connection, publication: str) -> Published | N
         return None
     tables = connection.execute(cdcflow.sql.load("watched_tables"), (publication,))
     oid, all_tables, operations, via_root = row
-    listed = {table: (name, entry) for table, name, entry in tables}
-    return Published(oid, all_tables, operations, via_root, listed)
+    return Published(oid, all_tables, operations, via_root, {o: (name, entry) for o, name, entry in tables})
 
 
 def compare(name: str, before: Published, now: Published) -> list[Finding]:
@@ -60,8 +55,7 @@ def compare(name: str, before: Published, now: Published) -> list[Finding]:
             _finding(
                 f"the publication {name} does not hold {names(gone)} any more: no change of it is captured"
                 " since then, and what was made anew under the same name is not in it",
-                "where that was not meant, put it back, and start anew for the changes that were missed:"
-                " `cdcflow setup` adds it, " + START_ANEW.removeprefix("start anew: "),
+                "where that was not meant, `cdcflow setup` puts it back; for what was missed, " + START_ANEW,
             )
         )
     # Tables that are published by their schema, or all, come when they are made: nothing of them is missed.

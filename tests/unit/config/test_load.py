@@ -139,6 +139,19 @@ def test_what_is_left_out_has_its_default(write: Write) -> None:
     assert not config.flows
 
 
+def test_heartbeat_and_retained_wal_are_read_and_contradictions_refused(write: Write) -> None:
+    source = "source: {dsn: postgresql://db/shop, tables: [public.*], "
+    plain = load(write(SOURCE)).source
+    assert (plain.heartbeat.every, plain.heartbeat.kind, plain.heartbeat.table) == (30.0, "message", None)
+    assert (plain.retained_wal.warn, plain.retained_wal.drop_slot) == (10 * 10**9, None)
+    beats = "heartbeat: {every: 2m, table: ops.heartbeat}, retained_wal: {warn: 1GB, drop_slot: 50GB}}"
+    config = load(write(source + beats)).source
+    assert (config.heartbeat.every, config.heartbeat.table) == (120.0, "ops.heartbeat")
+    assert (config.retained_wal.warn, config.retained_wal.drop_slot) == (10**9, 50 * 10**9)
+    assert "expected schema.table" in problem(write(source + "heartbeat: {table: beats}}"))
+    assert "leave one of them out" in problem(write(source + "heartbeat: {kind: none, table: ops.b}}"))
+
+
 def test_under_systemd_state_is_in_its_state_directory(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/cdcflow:/var/lib/other")
     config = load(write(SOURCE))
