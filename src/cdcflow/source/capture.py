@@ -23,6 +23,7 @@ from cdcflow.source.acknowledge import PROGRESS_INTERVAL, Acknowledger, Say
 from cdcflow.source.appender import Appender, Retention, Waker
 from cdcflow.source.backfill import copy_tables
 from cdcflow.source.connection import connect
+from cdcflow.source.layouts import Layouts
 from cdcflow.source.monitor import Monitor
 from cdcflow.source.stream import Stream
 
@@ -68,6 +69,7 @@ class Capture:
         self._writer: Writer | None = None
         self._appender: Appender | None = None
         self._monitor = Monitor(settings.dsn, settings.slot)
+        self._layouts = Layouts(settings.dsn)
         self._state = "connecting"
         self._error: str | None = None
         self._changes = 0
@@ -147,9 +149,11 @@ class Capture:
             return
         appender = self._start_appender(writer)
         stream = self._start_stream(appender)
+        self._layouts = Layouts(self._settings.dsn)
         try:
             self._stream(stream, Decoder(appender.tail.last), appender, timeout)
         finally:
+            self._layouts.close()
             stream.close()
 
     def _durable_end(self) -> int:
@@ -330,7 +334,7 @@ class Capture:
                 return
             self._changes += batch.count
             self._last_commit_time = batch.last_commit_time or self._last_commit_time
-            appender.put(batch)
+            appender.put(self._layouts.added_to(batch))
 
     @staticmethod
     def _nothing_in_flight(decoder: Decoder, appender: Appender) -> bool:
