@@ -47,17 +47,36 @@ class Generation:
     """The generation that a table of the warehouse has. It is stored beside the table.
 
     `numbers` are the catalog's numbers of the relation's columns; 0: not known. `before` is a layout that
-    was true before the generation's first change, where there is one.
+    was true before the generation's first change, and `base` one since which every alteration is in the
+    table here or still to come; None where there is none.
     """
 
     relation: Relation
     numbers: tuple[int, ...]
     before: Layout | None
+    base: Layout | None
 
     def layout_before(self, lsn: int) -> Layout | None:
         """The newest known layout that was true before a commit at `lsn`, a later generation's first."""
         latest = self.relation.layout
         return latest if latest is not None and latest.lsn <= lsn else self.before
+
+    def base_before(self, lsn: int) -> Layout | None:
+        """The base of a later generation, whose first change was committed at `lsn`."""
+        latest = self.relation.layout
+        if latest is None or latest.lsn > lsn:
+            return self.base
+        # The layout may show alterations that came behind this generation: those are still to come.
+        here = dict(zip(self.numbers, self.relation.columns, strict=True))
+        known = 0 if self.base is None else self.base.count
+        for attribute in latest.attributes:
+            column = here.pop(attribute.number, None)
+            if column is None:
+                if attribute.number > known:
+                    return self.base
+            elif (column.name, column.type_oid, column.typmod) != (attribute.name, *_shape(attribute)):
+                return self.base
+        return self.base if here else latest
 
 
 @dataclass(frozen=True)
@@ -85,7 +104,8 @@ def first(relation: Relation, had: Generation | None = None, lsn: int = 0) -> Ge
     before = None if had is None else had.layout_before(lsn)
     held = frozenset[int]() if had is None else frozenset(had.numbers)
     numbers = _numbers(relation, before or _NOTHING, held)
-    return Generation(relation, numbers or (0,) * len(relation.columns), before)
+    base = before if had is None else had.base_before(lsn)
+    return Generation(relation, numbers or (0,) * len(relation.columns), before, base)
 
 
 def following(
@@ -97,16 +117,16 @@ def following(
     rewrite by ALTER … TYPE to a wider type had no USING that changed values. Raises Permanent where
     what the older rows hold cannot be known.
     """
-    before = had.layout_before(lsn)
+    before, base = had.layout_before(lsn), had.base_before(lsn)
     if relation.layout is None:
         # The table was gone when capture looked, and the source has nothing to differ from any more.
         known = dict(zip(had.relation.names, had.numbers, strict=True))
         numbers = tuple(known.get(name, 0) for name in relation.names)
-        return Generation(relation, numbers, before), _by_name(had, relation, present, widen=widen)
+        return Generation(relation, numbers, before, base), _by_name(had, relation, present, widen=widen)
     same = had.relation.columns == relation.columns
     found = _numbers(relation, before or _NOTHING, frozenset(had.numbers))
     if found is None and same and _untouched(before, relation.layout):
-        return Generation(relation, had.numbers, before), Steps()
+        return Generation(relation, had.numbers, before, base), Steps()
     if found is None or 0 in had.numbers:
         if not same or (found is None and 0 not in had.numbers):
             raise Permanent(
@@ -114,8 +134,8 @@ def following(
                 "columns is which cannot be told",
                 hint=READ_ANEW,
             )
-        return Generation(relation, found or had.numbers, before), Steps()
-    return Generation(relation, found, before), _steps(had, relation, found, before, present, widen=widen)
+        return Generation(relation, found or had.numbers, before, base), Steps()
+    return Generation(relation, found, before, base), _steps(had, relation, found, base, present, widen=widen)
 
 
 def _untouched(before: Layout | None, after: Layout) -> bool:
@@ -136,7 +156,9 @@ def _numbers(relation: Relation, before: Layout, held: frozenset[int]) -> tuple[
         if len(found) != 1:
             return None
         [number] = found
-        shapes = [_shape(layout.by_number.get(number)) for layout in (before, after)]
+        shapes = [
+            _shape(layout.by_number[number]) for layout in (before, after) if number in layout.by_number
+        ]
         if (column.type_oid, column.typmod) not in shapes:
             return None
         # A column that came and went between the layouts may have had the name before this one.
@@ -148,8 +170,8 @@ def _numbers(relation: Relation, before: Layout, held: frozenset[int]) -> tuple[
     return tuple(numbers)
 
 
-def _shape(attribute: Attribute | None) -> tuple[int, int] | None:
-    return None if attribute is None else (attribute.type_oid, attribute.typmod)
+def _shape(attribute: Attribute) -> tuple[int, int]:
+    return attribute.type_oid, attribute.typmod
 
 
 def _by_name(had: Generation, relation: Relation, present: Mapping[str, str], *, widen: bool) -> Steps:
@@ -170,7 +192,7 @@ def _steps(
     had: Generation,
     relation: Relation,
     numbers: tuple[int, ...],
-    before: Layout | None,
+    base: Layout | None,
     present: Mapping[str, str],
     *,
     widen: bool,
@@ -178,15 +200,15 @@ def _steps(
     after = relation.layout
     assert after is not None
     # A table that was never rewritten has files of its own number.
-    rewritten = after.storage != (str(relation.oid) if before is None else before.storage)
-    earlier = before or had.relation.layout or _NOTHING
+    rewritten = after.storage != (str(relation.oid) if base is None else base.storage)
+    earlier = base or had.relation.layout or _NOTHING
     held = dict(zip(had.numbers, had.relation.columns, strict=True))
     steps = Steps()
     steps.removed.extend((column.name, number) for number, column in held.items() if number not in numbers)
     for number, column in zip(numbers, relation.columns, strict=True):
         old = held.get(number)
         if old is None:
-            steps.added.append(Added(column, _older(relation, column, number, before, rewritten=rewritten)))
+            steps.added.append(Added(column, _older(relation, column, number, base, rewritten=rewritten)))
             continue
         if old.name != column.name:
             steps.renamed.append((old.name, column.name))
@@ -207,12 +229,12 @@ def _kind(column: Column) -> tuple[int, int, str]:
 
 
 def _older(
-    relation: Relation, column: Column, number: int, before: Layout | None, *, rewritten: bool
+    relation: Relation, column: Column, number: int, base: Layout | None, *, rewritten: bool
 ) -> str | None:
     """What rows older than a new column hold in it."""
     assert relation.layout is not None
     attribute = relation.layout.by_number.get(number)
-    if before is not None and number <= before.count:
+    if base is not None and number <= base.count:
         raise Permanent(
             f"{relation.qualified}, column {column.name}: it was there and was not published, so its older "
             "values never came",

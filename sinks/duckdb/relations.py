@@ -37,8 +37,10 @@ class Relations:
             return None
         [(schema, name, text)] = rows
         state = json.loads(text)
-        before = None if state["before"] is None else Layout.from_state(state["before"])
-        generation = Generation(Relation.from_state(state["relation"]), tuple(state["numbers"]), before)
+        before, base = (
+            None if state[name] is None else Layout.from_state(state[name]) for name in ("before", "base")
+        )
+        generation = Generation(Relation.from_state(state["relation"]), tuple(state["numbers"]), before, base)
         return Kept(Place(self._database, schema, name), generation)
 
     def at(self, place: Place, besides: int) -> int | None:
@@ -50,11 +52,12 @@ class Relations:
         self._run(statements.MOVE_RELATION, place.schema, place.name, oid)
 
     def store(self, place: Place, generation: Generation) -> None:
-        relation, before = generation.relation, generation.before
+        relation, before, base = generation.relation, generation.before, generation.base
         state = {
             "relation": relation.to_state(),
             "numbers": generation.numbers,
             "before": None if before is None else before.to_state(),
+            "base": None if base is None else base.to_state(),
         }
         self._run(statements.DELETE_RELATION, relation.oid)
         self._run(statements.INSERT_RELATION, relation.oid, place.schema, place.name, json.dumps(state))
