@@ -132,6 +132,20 @@ def postgres(postgres_server: AnyServer) -> Iterator[Database]:
 
 
 @pytest.fixture
+def newest(_servers: Callable[[int | str], AnyServer], pytestconfig: pytest.Config) -> Iterator[Database]:
+    """As `postgres`, on the newest version only: for what no version does differently."""
+    if pytestconfig.getoption("--dsn"):
+        version: int | str = FOREIGN
+    elif not _available(pytestconfig):
+        pytest.skip("no installation of PostgreSQL was found")
+    else:
+        version = max(_available(pytestconfig))
+    database = Database(_servers(version))
+    yield database
+    database.drop()
+
+
+@pytest.fixture
 def own_server(postgres_version: int | str, pytestconfig: pytest.Config) -> Iterator[OwnServer]:
     """Makes and starts servers that the test may stop, kill and reconfigure; takes `Server`'s keywords."""
     if postgres_version == FOREIGN:

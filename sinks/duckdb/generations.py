@@ -36,7 +36,8 @@ _WIDER: Mapping[int, frozenset[int]] = {
     NUMERIC: frozenset({NUMERIC, TEXT}),
     BOOL: frozenset({TEXT}),
     UUID: frozenset({TEXT}),
-    VARCHAR: frozenset({TEXT}),
+    VARCHAR: _CHARACTERS,
+    TEXT: _CHARACTERS,
 }
 
 _NOTHING = Layout("", 0, ())
@@ -215,7 +216,7 @@ def _steps(
         if _kind(old) != _kind(column):
             _check_conversion(relation, old, column, present[old.name], rewritten=rewritten, widen=widen)
             steps.converted.append((old, column))
-        elif rewritten and _written_over(number, earlier, after, widen=widen):
+        elif rewritten and _written_over(number, column, earlier, after, widen=widen):
             raise Permanent(
                 f"{relation.qualified}, column {column.name}: the source rewrote the table and changed the "
                 "column, so its older rows may hold other values than here",
@@ -251,11 +252,13 @@ def _older(
     return None
 
 
-def _written_over(number: int, before: Layout, after: Layout, *, widen: bool) -> bool:
+def _written_over(number: int, column: Column, before: Layout, after: Layout, *, widen: bool) -> bool:
     """Whether a rewrite may have changed the values of a column that has kept its type."""
     old, new = before.by_number.get(number), after.by_number.get(number)
     if old is None or new is None or old.version == new.version:
         return False  # where it is dropped by now, the source has no values to differ from
+    if _shape(new) != (column.type_oid, column.typmod):
+        return False  # its type changed behind this generation: the one that shows it is asked then
     # Any rewrite writes out the values that older rows were missing, which changes the entry too.
     return not (widen and old.missing is not None and new.missing is None)
 
@@ -265,6 +268,8 @@ def is_wider(old: Column, new: Column) -> bool:
     zeros behind a decimal point."""
     if new.type_oid not in _WIDER.get(old.type_oid, ()):
         return False
+    if {old.type_oid, new.type_oid} <= _CHARACTERS:
+        return new.typmod == -1 or -1 < old.typmod <= new.typmod
     if (old.type_oid, new.type_oid) == (NUMERIC, NUMERIC):
         was, becomes = types.of(old).arrow, types.of(new).arrow
         if new.typmod == -1:
