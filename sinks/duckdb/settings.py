@@ -1,6 +1,7 @@
 """The sink's entry in `cdcflow.yaml`."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field
 
@@ -14,6 +15,13 @@ class DuckDBSettings(SinkSettings):
     path: ConfigPath
     #: Source schema → schema in the warehouse. A schema that is not named keeps its name.
     schemas: Mapping[str, str] = Field(default_factory=dict)
+    #: A column that the source drops stays here as `name (dropped N)`, N being its number at the source,
+    #: or is dropped too. What is kept are the values of rows that do not change any more.
+    dropped_columns: Literal["keep", "drop"] = "keep"
+    #: ALTER … TYPE rewrites rows without sending them. `widen`: a change to a wider type is repeated
+    #: here, as though it had no USING that changes values. `stop`: only what the server provably did
+    #: without rewriting is.
+    type_changes: Literal["widen", "stop"] = "widen"
     #: Threads of DuckDB. Two keep a core each for conversion and insertion busy at the sizes of a batch.
     threads: int = Field(default=2, ge=1)
     #: What DuckDB may use before it spills to `<path>.tmp`. The process takes about 150 MB more. A single

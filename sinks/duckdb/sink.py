@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cdcflow.errors import Permanent, Rejected
-from cdcflow.model import Batch, Position, Relation
+from cdcflow.model import Batch, Op, Position, Relation
 from cdcflow.sink import ExpectedTable, Finding, FlowContext, SinkOptions
 from cdcflow_sinks.duckdb import database
 from cdcflow_sinks.duckdb.apply import apply, generations
@@ -19,6 +20,7 @@ from cdcflow_sinks.duckdb.failures import FATAL, translated
 from cdcflow_sinks.duckdb.judging import judge
 from cdcflow_sinks.duckdb.probe import probe
 from cdcflow_sinks.duckdb.query import run_query
+from cdcflow_sinks.duckdb.relations import Relations
 from cdcflow_sinks.duckdb.settings import DuckDBSettings
 from cdcflow_sinks.duckdb.target import Target, bind, table_name
 
@@ -100,7 +102,9 @@ class DuckDBSink:
         [(self._database,)] = self._connection.execute("SELECT current_database()").fetchall()
         self._checkpoints = database.Checkpoints(self._connection, self._database, self._flow)
         with self._file.writing:
-            if self._checkpoints.create():
+            made = self._checkpoints.create()
+            Relations(self._connection, self._database).create()
+            if made:
                 self._settle()
 
     def _close(self) -> None:
@@ -123,14 +127,13 @@ class DuckDBSink:
             pass  # somebody's query is running: DuckDB does it by itself later
 
     def _prepare(self, relations: Sequence[Relation]) -> None:
-        """Binds tables that are not bound yet. A later generation of one that is waits for its place
-        among the rows: see `_write`."""
-        bound = {target.relation.qualified for target in self._targets.values()}
-        new = {
-            relation.qualified: relation
-            for relation in reversed(relations)
-            if relation.qualified not in bound
-        }
+        """Makes tables that the warehouse does not know yet. A later generation of one that it knows waits
+        for its place among the rows: see `_write`."""
+        known = Relations(self._connection, self._database)
+        new: dict[int, Relation] = {}
+        for relation in relations:
+            if known.of(relation.oid) is None:
+                new.setdefault(relation.oid, relation)
         if not new:
             return
         with self._file.writing, self._transaction():
@@ -148,15 +151,20 @@ class DuckDBSink:
             self._targets = bound  # the tables are as they were
             raise
 
-    def _bind(self, relation: Relation) -> bool:
+    def _bind(self, relation: Relation, *, lsn: int = 0, emptied: bool = False) -> bool:
         """Makes `relation` the generation that its table has, and says whether that took DDL."""
-        target, changed = bind(self._connection, self._database, relation, self._settings.schemas)
-        other = self._targets.get(target.table)
+        table = table_name(self._database, relation, self._settings.schemas)
+        other = self._targets.get(table)
         if other is not None and other.relation.qualified != relation.qualified:
             raise Permanent(
                 f"{relation.qualified} and {other.relation.qualified} would go to the same table",
                 hint="map their schemas to different ones with the sink's setting `schemas`",
             )
+        target, changed = bind(
+            self._connection, self._database, relation, self._settings, lsn=lsn, emptied=emptied
+        )
+        # Whatever table this one was before, or this name had before.
+        self._targets = {name: t for name, t in self._targets.items() if t.relation.oid != relation.oid}
         self._targets[target.table] = target
         return changed
 
@@ -190,7 +198,12 @@ class DuckDBSink:
             for group in generations(batch.slice(start, batch.count)):
                 target = self._target(group.relation)
                 if target is None:
-                    changed = self._bind(group.relation) or changed
+                    op = group.meta("op")
+                    changed |= self._bind(
+                        group.relation,
+                        lsn=group.meta("commit_lsn")[0].as_py(),
+                        emptied=pc.any(pc.equal(op, int(Op.TRUNCATE))).as_py(),
+                    )
                     target = self._target(group.relation)
                     assert target is not None
                 index = group.meta("index")

@@ -6,6 +6,7 @@ named by their place (`c0`, `c1` …), so that no name of the source can collide
 """
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 CHECKPOINT_SCHEMA = "cdcflow"
 
@@ -24,6 +25,25 @@ READ_CHECKPOINT = 'SELECT "offset", position FROM {table} WHERE flow = ?'
 UPDATE_CHECKPOINT = 'UPDATE {table} SET "offset" = ?, position = ?, time = now() WHERE flow = ?'
 
 INSERT_CHECKPOINT = "INSERT INTO {table} VALUES (?, ?, ?, now())"
+
+RELATIONS_TABLE = """
+    CREATE TABLE IF NOT EXISTS {table} (
+        oid UINTEGER NOT NULL,     -- of the table at the source
+        "schema" VARCHAR NOT NULL, -- where the table is here
+        name VARCHAR NOT NULL,
+        generation VARCHAR NOT NULL -- the shape that its rows have, as JSON
+    )
+"""
+
+READ_RELATION = 'SELECT "schema", name, generation FROM {table} WHERE oid = ?'
+
+RELATION_AT = 'SELECT oid FROM {table} WHERE "schema" = ? AND name = ? AND oid <> ?'
+
+DELETE_RELATION = "DELETE FROM {table} WHERE oid = ?"
+
+INSERT_RELATION = "INSERT INTO {table} VALUES (?, ?, ?, ?)"
+
+MOVE_RELATION = 'UPDATE {table} SET "schema" = ?, name = ? WHERE oid = ?'
 
 TABLES = "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = ?"
 
@@ -52,6 +72,25 @@ def qualified(*names: str) -> str:
     return ".".join(quote(name) for name in names)
 
 
+class Place(NamedTuple):
+    """Where a table of the warehouse is."""
+
+    database: str
+    schema: str
+    name: str
+
+    @property
+    def quoted(self) -> str:
+        return qualified(*self)
+
+    @property
+    def quoted_schema(self) -> str:
+        return qualified(self.database, self.schema)
+
+    def named(self, name: str) -> "Place":
+        return self._replace(name=name)
+
+
 def create_table(table: str, columns: Iterable[tuple[str, str]]) -> str:
     """A table without keys or indexes: with those, upserts of a key that the same transaction deleted
     fail (duckdb#23645), replay of DuckDB's log fails (duckdb#15836), and indexed columns block ALTER."""
@@ -61,6 +100,47 @@ def create_table(table: str, columns: Iterable[tuple[str, str]]) -> str:
 
 def add_column(table: str, name: str, kind: str) -> str:
     return f"ALTER TABLE {table} ADD COLUMN {quote(name)} {kind}"
+
+
+def drop_column(table: str, name: str) -> str:
+    return f"ALTER TABLE {table} DROP COLUMN {quote(name)}"
+
+
+def rename_column(table: str, name: str, to: str) -> str:
+    return f"ALTER TABLE {table} RENAME COLUMN {quote(name)} TO {quote(to)}"
+
+
+def rename_table(table: str, to: str) -> str:
+    return f"ALTER TABLE {table} RENAME TO {quote(to)}"
+
+
+def drop_table(table: str) -> str:
+    return f"DROP TABLE {table}"
+
+
+def count(table: str) -> str:
+    return f"SELECT count(*) FROM {table}"  # noqa: S608 (names are quoted)
+
+
+def copy_table(table: str, to: str, replaced: Iterable[tuple[str, str]] = ()) -> str:
+    """Makes a table with all rows of another; `replaced` says which columns become which expression."""
+    replacing = ", ".join(f"{expression} AS {quote(name)}" for name, expression in replaced)
+    columns = f"* REPLACE ({replacing})" if replacing else "*"
+    return f"CREATE TABLE {to} AS SELECT {columns} FROM {table}"  # noqa: S608
+
+
+def fill(table: str, name: str, kind: str) -> str:
+    """Sets a column of all rows to the one value of `stage`."""
+    return f"UPDATE {table} SET {quote(name)} = (SELECT c0::{kind} FROM stage)"  # noqa: S608
+
+
+def converted(name: str, was: str, kind: str) -> str:
+    """A column's value as `kind`."""
+    text = f"{quote(name)}::VARCHAR"
+    if was.startswith("DECIMAL") and kind == "VARCHAR":
+        # DuckDB writes .5 where all digits are behind the point, Postgres 0.5.
+        return f"regexp_replace({text}, '^(-?)[.]', '\\1' || '0.')"
+    return f"{quote(name)}::{kind}"
 
 
 def insert(table: str, columns: Sequence[str], source: str = "stage") -> str:

@@ -1,4 +1,4 @@
-"""The warehouse's table for a relation: made if missing, checked if there.
+"""The warehouse's table for a relation: made if missing, and brought to the relation's shape.
 
 Every table has the relation's name and columns, quoted, in the schema that the settings map its schema
 to (the same name by default).
@@ -16,6 +16,10 @@ from cdcflow.errors import Permanent
 from cdcflow.model import Relation
 from cdcflow.types import PgType
 from cdcflow_sinks.duckdb import statements
+from cdcflow_sinks.duckdb.alter import move, take_steps
+from cdcflow_sinks.duckdb.generations import first, following
+from cdcflow_sinks.duckdb.relations import Relations
+from cdcflow_sinks.duckdb.settings import DuckDBSettings
 
 
 @dataclass(frozen=True)
@@ -61,35 +65,103 @@ def table_name(database: str, relation: Relation, schemas: Mapping[str, str]) ->
 
 
 def bind(
-    connection: Any, database: str, relation: Relation, schemas: Mapping[str, str]
+    connection: Any,
+    database: str,
+    relation: Relation,
+    settings: DuckDBSettings,
+    *,
+    lsn: int = 0,
+    emptied: bool = False,
 ) -> tuple[Target, bool]:
-    """The table of a relation, and whether it had to be made or widened.
+    """Brings the table of a relation to its shape, and says whether that took DDL.
 
-    Raises Permanent where the names clash for DuckDB, which ignores the case of ASCII letters, or where
-    the table that is there has other columns.
+    `lsn` is the commit of the relation's first change. `emptied`: a TRUNCATE among its changes makes the
+    rows that are here irrelevant. Part of the transaction that stores the changes: what the warehouse
+    knows of a table's generation is always that of its rows.
+
+    Raises Permanent where names clash for DuckDB, which ignores the case of ASCII letters, or where what
+    older rows hold in the new shape cannot be known.
     """
-    schema = schemas.get(relation.schema, relation.schema)
+    schema = settings.schemas.get(relation.schema, relation.schema)
     check_names(relation, schema)
-    for (found,) in connection.execute(statements.SCHEMAS, [database]).fetchall():
-        if found != schema and fold(found) == fold(schema):
-            raise clash(relation, f"schema {schema}", f"schema {found}")
-    for other, found in connection.execute(statements.TABLES, [database]).fetchall():
-        if other == schema and found != relation.name and fold(found) == fold(relation.name):
-            raise clash(relation, f"table {relation.name}", f"table {found}")
+    place = statements.Place(database, schema, relation.name)
+    known = Relations(connection, database)
+    had = known.of(relation.oid)
+    if had is not None and (had.place, had.generation.relation) == (place, relation):
+        present = _columns(connection, place)
+        if present:
+            return Target(relation, place.quoted, _kinds(relation, present)), False
+    _check_clash(connection, relation, place, None if had is None else had.place)
 
-    table = table_name(database, relation, schemas)
+    if had is not None and not _columns(connection, had.place):
+        had = None  # somebody has dropped the table
+    other = known.at(place, relation.oid)
+    if other is not None and _columns(connection, place):
+        # Dropped, or renamed: it says so itself when its next change comes.
+        aside = place.named(f"{place.name} (was {other})")
+        move(connection, place, aside)
+        known.move(other, aside)
+    if had is not None and had.place != place:
+        move(connection, had.place, place)
+
+    present = _columns(connection, place)
+    if had is None and present:
+        return _adopt(connection, known, relation, place, present), True
+    if had is None:
+        _create(connection, relation, place)
+        generation = first(relation)
+    else:
+        [(rows,)] = connection.execute(statements.count(place.quoted)).fetchall()
+        if emptied or not rows:
+            connection.execute(statements.drop_table(place.quoted))
+            _create(connection, relation, place)
+            generation = first(relation, had.generation, lsn)
+        else:
+            widen = settings.type_changes == "widen"
+            generation, steps = following(had.generation, relation, lsn, present, widen=widen)
+            take_steps(connection, place, steps, present, keep=settings.dropped_columns == "keep")
+    known.store(place, generation)
+    return Target(relation, place.quoted, _kinds(relation, _columns(connection, place))), True
+
+
+def _columns(connection: Any, place: statements.Place) -> dict[str, str]:
+    """The table's columns with their types; empty where there is no table."""
+    return dict(connection.execute(statements.COLUMNS, list(place)).fetchall())
+
+
+def _kinds(relation: Relation, present: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(present[name] for name in relation.names)
+
+
+def _create(connection: Any, relation: Relation, place: statements.Place) -> None:
+    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {place.quoted_schema}")
+    columns = [(column.name, types.of(column).duckdb) for column in relation.columns]
+    connection.execute(statements.create_table(place.quoted, columns))
+
+
+def _adopt(
+    connection: Any, known: "Relations", relation: Relation, place: statements.Place, present: dict[str, str]
+) -> Target:
+    """Takes a table that is here and that no generation is known of: made by hand, or by an older cdcflow."""
     wanted = [(column.name, types.of(column)) for column in relation.columns]
-    present = dict(connection.execute(statements.COLUMNS, [database, schema, relation.name]).fetchall())
-    if not present:
-        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {statements.qualified(database, schema)}")
-        connection.execute(statements.create_table(table, [(name, kind.duckdb) for name, kind in wanted]))
-        return Target(relation, table, tuple(kind.duckdb for _, kind in wanted)), True
-    missing = [(name, kind) for name, kind in wanted if name not in present]
-    _check_columns(relation, table, wanted, present)
-    for name, kind in missing:
-        connection.execute(statements.add_column(table, name, kind.duckdb))
-    kinds = tuple(present.get(name, kind.duckdb) for name, kind in wanted)
-    return Target(relation, table, kinds), bool(missing)
+    _check_columns(relation, place.quoted, wanted, present)
+    for name, kind in wanted:
+        if name not in present:
+            connection.execute(statements.add_column(place.quoted, name, kind.duckdb))
+    known.store(place, first(relation))
+    return Target(relation, place.quoted, _kinds(relation, _columns(connection, place)))
+
+
+def _check_clash(
+    connection: Any, relation: Relation, place: statements.Place, had: statements.Place | None
+) -> None:
+    for (found,) in connection.execute(statements.SCHEMAS, [place.database]).fetchall():
+        if found != place.schema and fold(found) == fold(place.schema):
+            raise clash(relation, f"schema {place.schema}", f"schema {found}")
+    for schema, found in connection.execute(statements.TABLES, [place.database]).fetchall():
+        own = had is not None and (schema, found) == (had.schema, had.name)
+        if schema == place.schema and found != place.name and fold(found) == fold(place.name) and not own:
+            raise clash(relation, f"table {relation.name}", f"table {found}")
 
 
 def check_names(relation: Relation, schema: str) -> None:

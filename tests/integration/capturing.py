@@ -52,7 +52,8 @@ class Running:
         return self.reports[-1] if self.reports else {}
 
     def stop(self) -> None:
-        self.capture.stop()
+        if self._thread.is_alive():
+            self.capture.stop()
         self._thread.join()
 
     def join(self) -> BaseException | None:

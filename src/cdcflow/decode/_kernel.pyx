@@ -578,6 +578,11 @@ cdef class Decoder:
         cdef _Columns known = self.relations.get(relation.oid)
         cdef _Columns columns, other
         if known is not None and known.relation == relation:
+            # Announced again, the table may have been altered in ways that the message does not show:
+            # what comes from here on has a relation object of its own, and batch, to be looked up.
+            if known.rows > 0:
+                self.seal()
+            known.relation = relation
             return 0
         columns = self.columns.get(relation.fingerprint)
         if columns is None:

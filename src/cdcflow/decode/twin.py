@@ -238,6 +238,11 @@ class Decoder:
     def _new_generation(self, relation: Relation) -> None:
         known = self._relations.get(relation.oid)
         if known is not None and known.relation == relation:
+            # Announced again, the table may have been altered in ways that the message does not show:
+            # what comes from here on has a relation object of its own, and batch, to be looked up.
+            if known.rows:
+                self._seal()
+            known.relation = relation
             return
         columns = self._columns.get(relation.fingerprint)
         if columns is None:

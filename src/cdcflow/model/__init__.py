@@ -15,6 +15,7 @@ from cdcflow.model.batch import (
     group_schema,
     join,
 )
+from cdcflow.model.layout import Attribute, Layout
 from cdcflow.model.position import ORIGIN, Position, format_lsn, parse_lsn
 from cdcflow.model.relation import Column, Relation, ReplicaIdentity
 
@@ -24,10 +25,12 @@ __all__ = [
     "TRUNCATE_CASCADE",
     "TRUNCATE_RESTART_IDENTITY",
     "UNCHANGED",
+    "Attribute",
     "Batch",
     "Change",
     "Column",
     "Group",
+    "Layout",
     "Op",
     "Position",
     "Relation",

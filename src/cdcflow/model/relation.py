@@ -1,7 +1,7 @@
 """A relation is one generation of a table's shape: what a Relation message of pgoutput says.
 
 DDL makes a new generation; the same shape announced again is the same generation, because the
-fingerprint is made of the content alone.
+fingerprint is made of the content alone. What the message does not say, capture adds as the `layout`.
 """
 
 import hashlib
@@ -11,6 +11,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 import msgpack
+
+from cdcflow.model.layout import Layout
 
 #: pg_class.relreplident: d(efault), n(othing), f(ull), i(ndex).
 ReplicaIdentity = Literal["d", "n", "f", "i"]
@@ -30,13 +32,18 @@ class Column:
 
 @dataclass(frozen=True)
 class Relation:
-    """One generation of a table. Under FULL the server flags every column as part of the key."""
+    """One generation of a table. Under FULL the server flags every column as part of the key.
+
+    `layout` is what capture found in the catalog when the generation came, which may be later than its
+    changes; None where the table was gone by then.
+    """
 
     oid: int
     schema: str
     name: str
     replica_identity: ReplicaIdentity
     columns: tuple[Column, ...]
+    layout: Layout | None = None
 
     @property
     def qualified(self) -> str:
@@ -60,18 +67,24 @@ class Relation:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that name this generation, the same in every process and after any restart."""
-        packed = msgpack.packb(self.to_state())
+        state = self.to_state()
+        if self.layout is not None:
+            state["layout"] = self.layout.to_state()[:-1]  # without the place where it was seen
+        packed = msgpack.packb(state)
         return hashlib.blake2b(packed, digest_size=8).hexdigest()
 
     def to_state(self) -> dict[str, Any]:
         """Plain values for msgpack; `from_state` reads them back."""
-        return {
+        state: dict[str, Any] = {
             "oid": self.oid,
             "schema": self.schema,
             "name": self.name,
             "identity": self.replica_identity,
             "columns": [[c.name, c.type_oid, c.typmod, c.key, c.type_name] for c in self.columns],
         }
+        if self.layout is not None:
+            state["layout"] = self.layout.to_state()
+        return state
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Relation":
@@ -81,4 +94,5 @@ class Relation:
             name=state["name"],
             replica_identity=state["identity"],
             columns=tuple(Column(*fields) for fields in state["columns"]),
+            layout=Layout.from_state(state["layout"]) if "layout" in state else None,
         )

@@ -81,7 +81,7 @@ def _copy_all(
     progress: Callable[[Mapping[str, Any]], None],
     stopping: Callable[[], bool],
 ) -> bool:
-    tables = published_tables(connection, publication)
+    tables = published_tables(connection, publication, snapshot.consistent_point - 1)
     writer.begin_backfill()
     counter = _Counter()
     for number, table in enumerate(tables):

@@ -28,6 +28,7 @@ from cdcflow.source.backfill import copy_tables
 from cdcflow.source.connection import answering, connect
 from cdcflow.source.heartbeat import Heartbeat
 from cdcflow.source.judgement import START_ANEW
+from cdcflow.source.layouts import Layouts
 from cdcflow.source.monitor import Monitor
 from cdcflow.source.stream import Stream, timeline_history
 from cdcflow.source.timeline import require_continuation
@@ -79,6 +80,7 @@ class Capture:
         self._writer: Writer | None = None
         self._appender: Appender | None = None
         self._monitor = Monitor(settings.dsn, settings.slot, settings.retained_wal, settings.heartbeat)
+        self._layouts = Layouts(settings.dsn)
         self._state = "connecting"
         self._error: str | None = None
         self._changes = 0
@@ -140,9 +142,11 @@ class Capture:
             return
         appender = self._start_appender(writer)
         stream = self._start_stream(appender)
+        self._layouts = Layouts(self._settings.dsn)
         try:
             self._stream(stream, Decoder(appender.tail.last), appender, timeout)
         finally:
+            self._layouts.close()
             stream.close()
 
     def _resume(self, connection: catalog.Connection) -> tuple[Writer, catalog.Slot, float | None]:
@@ -382,7 +386,7 @@ class Capture:
                 return
             self._changes += batch.count
             self._last_commit_time = batch.last_commit_time or self._last_commit_time
-            appender.put(batch)
+            appender.put(self._layouts.added_to(batch))
 
     @staticmethod
     def _nothing_in_flight(decoder: Decoder, appender: Appender) -> bool:

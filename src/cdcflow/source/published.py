@@ -7,6 +7,7 @@ import psycopg
 
 import cdcflow.sql
 from cdcflow.model import Column, Relation
+from cdcflow.source.layouts import look_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +21,20 @@ class PublishedTable:
     estimated_rows: int
 
 
-def published_tables(connection: psycopg.Connection[Any], publication: str) -> list[PublishedTable]:
-    """All tables of the publication as the connection's snapshot sees them, in order of name.
+def published_tables(connection: psycopg.Connection[Any], publication: str, lsn: int) -> list[PublishedTable]:
+    """All tables of the publication as the connection's snapshot, of the position `lsn`, sees them, in
+    order of name.
 
     The relations have the fingerprints that the stream's own Relation messages will have, as long as no
     DDL comes in between.
     """
     tables = []
-    for row in connection.execute(cdcflow.sql.load("published_tables"), (publication,)):
+    rows = connection.execute(cdcflow.sql.load("published_tables"), (publication,)).fetchall()
+    layouts = look_up(connection, [row[0] for row in rows], lsn)
+    for row in rows:
         oid, schema, name, identity, partitioned, estimate, row_filter, columns = row
-        relation = Relation(oid, schema, name, identity, tuple(Column(*column) for column in columns))
+        relation = Relation(
+            oid, schema, name, identity, tuple(Column(*column) for column in columns), layouts.get(oid)
+        )
         tables.append(PublishedTable(relation, partitioned, row_filter, estimate))
     return tables

@@ -7,6 +7,7 @@ mappings from column name to Postgres' text, None or `UNCHANGED`; columns left o
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import pyarrow as pa
 
@@ -47,16 +48,17 @@ def make_relation(
     *,
     key: Sequence[str] = ("id",),
     schema: str = "public",
-    oid: int = 16_384,
+    oid: int | None = None,
     replica_identity: ReplicaIdentity = "d",
 ) -> Relation:
-    """A relation of text columns (or of the `Column`s given) with the key columns named by `key`.
+    """A relation of text columns (or of the `Column`s given) with the key columns named by `key`. The OID
+    is by default one that follows from the name.
 
     Under `replica_identity="f"` every column is part of the key, as the server announces it.
     """
     full = replica_identity == "f"
     return Relation(
-        oid,
+        16_384 + crc32(f"{schema}.{name}".encode()) % 2**30 if oid is None else oid,
         schema,
         name,
         replica_identity,

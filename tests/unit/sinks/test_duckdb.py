@@ -283,42 +283,6 @@ def test_a_new_column_is_added_and_older_rows_have_null_there(path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("columns", "words", "remedy"),
-    [
-        (["id"], "has a column a that the source has not", 'ALTER TABLE "warehouse"."public"."t" DROP "a"'),
-        (["id", Column("a", INT4)], "the warehouse has VARCHAR", ""),
-        ([Column("id", INT4, key=True), "a"], "", ""),
-    ],
-)
-def test_other_changes_of_shape_stop_with_a_remedy(
-    path: Path, columns: list[str | Column], words: str, remedy: str
-) -> None:
-    before = make_relation("t", ["id", Column("a", INT8)])
-    with_sink(path, lambda sink: sink.prepare([before]))
-    if not remedy:
-        # text → integer in the source: VARCHAR here holds every text, so it goes on.
-        with_sink(path, lambda sink: sink.prepare([make_relation("u", ["id", "a"])]))
-        with_sink(path, lambda sink: sink.prepare([make_relation("u", columns)]))
-        return
-
-    with pytest.raises(Permanent, match=words) as caught:
-        with_sink(path, lambda sink: sink.prepare([make_relation("t", columns)]))
-
-    assert remedy in caught.value.hint
-
-
-def test_a_column_of_another_type_stops_with_a_remedy(path: Path) -> None:
-    with_sink(path, lambda sink: sink.prepare([make_relation("t", ["id", Column("a", INT4)])]))
-
-    with pytest.raises(
-        Permanent, match=r"column a: the warehouse has INTEGER.*bigint needs BIGINT"
-    ) as caught:
-        with_sink(path, lambda sink: sink.prepare([make_relation("t", ["id", Column("a", INT8)])]))
-
-    assert 'ALTER "a" TYPE BIGINT' in caught.value.hint
-
-
-@pytest.mark.parametrize(
     ("first", "second"),
     [
         (make_relation("a"), make_relation("A")),
