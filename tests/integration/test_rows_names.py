@@ -196,10 +196,10 @@ def test_a_value_of_200_mb_passes_in_a_few_times_its_size(newest_postgres: Datab
     publish(postgres, "t")
     journal = tmp_path / "journal"
     with memory_bounded(1000) as look, capturing(postgres, journal, backfill=True):
-        wait_for(postgres, journal, timeout=60, meanwhile=look)
+        wait_for(postgres, journal, timeout=120, meanwhile=look)
         postgres.execute("INSERT INTO t VALUES (2, 0, repeat('abcdefghij', %s))", [size // 10])
         postgres.execute("UPDATE t SET n = 1")
-        wait_for(postgres, journal, timeout=60, meanwhile=look)
+        wait_for(postgres, journal, timeout=120, meanwhile=look)
     with pytest.raises(Permanent) as raised:
         replay(journal, tmp_path / "small.duckdb")
     assert "memory_limit" in raised.value.hint
