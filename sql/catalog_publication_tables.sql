@@ -2,7 +2,8 @@
 SELECT
     p.schemaname::text AS schema,
     p.tablename::text AS name,
-    p.attnames::text[] AS columns,
+    -- NULL for a table without columns.
+    coalesce(p.attnames::text[], '{}') AS columns,
     p.rowfilter AS row_filter,
     -- The server notes on which columns a filter depends, and on which a column list does, in one place:
     -- those of the filter are also in its text.

@@ -35,7 +35,8 @@ SELECT
         FROM pg_index i
         CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, place)
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
-        WHERE i.indrelid = c.oid AND i.indisprimary
+        -- INCLUDE columns come behind the key's own.
+        WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts
         ORDER BY k.place
     ) AS primary_key,
     size.rows AS estimated_rows,

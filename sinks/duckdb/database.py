@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 
 from cdcflow.errors import Permanent
+from cdcflow.model import Position
 from cdcflow_sinks.duckdb import statements
 from cdcflow_sinks.duckdb.failures import translated
 from cdcflow_sinks.duckdb.settings import DuckDBSettings
@@ -147,9 +148,18 @@ class Checkpoints:
         return False
 
     def read(self) -> int | None:
+        row = self._row()
+        return None if row is None else int(row[0])
+
+    def position(self) -> Position | None:
+        """Of the last change before the checkpoint."""
+        row = self._row()
+        return None if row is None else Position.parse(row[1])
+
+    def _row(self) -> tuple[Any, ...] | None:
         query = statements.READ_CHECKPOINT.format(table=self._table)
-        rows = self._connection.execute(query, [self._flow]).fetchall()
-        return int(rows[0][0]) if rows else None
+        row: tuple[Any, ...] | None = self._connection.execute(query, [self._flow]).fetchone()
+        return row
 
     def store(self, offset: int, position: str) -> None:
         """Part of the transaction that stores the changes before `offset`."""

@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from cdcflow.errors import Permanent, Rejected
-from cdcflow.model import Batch, Relation
+from cdcflow.model import Batch, Position, Relation
 from cdcflow.sink import ExpectedTable, Finding, FlowContext, SinkOptions
 from cdcflow_sinks.duckdb import database
 from cdcflow_sinks.duckdb.apply import apply, generations
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 
 class DuckDBSink:
-    """Implements Sink, TransactionalSink, SchemaSink, QuerySink, Probe and Judges.
+    """Implements Sink, PositionedSink, SchemaSink, QuerySink, Probe and Judges.
 
     DuckDB blocks while it works, so every call of it runs in a thread of the sink's own; queries run in
     others, beside it.
@@ -58,6 +58,9 @@ class DuckDBSink:
 
     async def checkpoint(self) -> int | None:
         return await self._run(lambda: self._stored().read())
+
+    async def position(self) -> Position | None:
+        return await self._run(lambda: self._stored().position())
 
     async def prepare(self, relations: Sequence[Relation]) -> None:
         await self._run(lambda: self._prepare(relations))

@@ -18,7 +18,7 @@ CHECKPOINT_TABLE = """
     )
 """
 
-READ_CHECKPOINT = 'SELECT "offset" FROM {table} WHERE flow = ?'
+READ_CHECKPOINT = 'SELECT "offset", position FROM {table} WHERE flow = ?'
 
 #: No rows updated means that the flow is new: then `INSERT_CHECKPOINT`.
 UPDATE_CHECKPOINT = 'UPDATE {table} SET "offset" = ?, position = ?, time = now() WHERE flow = ?'

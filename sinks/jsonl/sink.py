@@ -72,7 +72,7 @@ class JsonlSink:
             if batch.end <= have:
                 return
             batch = batch.slice(have - batch.base, batch.count)
-        for index, event in events(batch):
+        for index, event in events(batch, self._settings.numbers):
             offset = batch.base + index
             self._files.append(offset, b'{"offset":%d,%s\n' % (offset, encode(event)[1:]))
         self._files.commit(batch.end)

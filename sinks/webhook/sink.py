@@ -105,7 +105,7 @@ class WebhookSink:
     async def _write_each(self, batch: Batch) -> None:
         changes = []
         bodies = []
-        for change, (_, event) in zip(batch.changes(), events(batch), strict=True):
+        for change, (_, event) in zip(batch.changes(), events(batch, self._settings.numbers), strict=True):
             if change.offset >= self._done and change.offset not in self._accepted:
                 changes.append(change)
                 bodies.append((str(change.position), encode(event)))
@@ -143,7 +143,7 @@ class WebhookSink:
     async def _write_together(self, batch: Batch) -> None:
         waiting = [
             (batch.base + index, event["id"], encode(event))
-            for index, event in events(batch)
+            for index, event in events(batch, self._settings.numbers)
             if batch.base + index >= self._done
         ]
         while waiting:

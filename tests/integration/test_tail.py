@@ -17,17 +17,19 @@ from cdcflow.testing.database import Database
 from cdcflow.testing.waiting import eventually
 from integration.capturing import publish
 
-PROGRAM = [sys.executable, "-c", "from cdcflow.cli.main import main; main()"]
+MAIN = "from cdcflow.cli.main import main; main()"
+#: Waits longer than any test, so that only what wakes it can end it.
+PATIENT = f"import cdcflow.source.tail as tail; tail.STATUS_INTERVAL = 600.0; {MAIN}"
 
 
 class Tail:
     """A running `cdcflow tail`; its data and its words go to files."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, program: str = MAIN) -> None:
         self._data, self._words = directory / "data", directory / "words"
         with self._data.open("w") as data, self._words.open("w") as words:
             self.process = subprocess.Popen(
-                [*PROGRAM, "tail", *arguments],
+                [sys.executable, "-c", program, "tail", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=data,
                 stderr=words,
@@ -48,8 +50,8 @@ class Tail:
 
 
 @contextmanager
-def tailing(directory: Path, *arguments: str) -> Iterator[Tail]:
-    tail = Tail(directory, *arguments)
+def tailing(directory: Path, *arguments: str, program: str = MAIN) -> Iterator[Tail]:
+    tail = Tail(directory, *arguments, program=program)
     try:
         eventually(lambda: "watching" in tail.words or tail.process.poll() is not None, timeout=30)
         assert tail.process.poll() is None, tail.words
@@ -77,6 +79,16 @@ def test_a_dsn_is_all_that_it_takes(postgres: Database, tmp_path: Path) -> None:
     assert [event["op"] for event in events] == ["insert", "update", "delete"]
     assert events[0]["new"] == {"id": 1, "note": "a", "doc": {"n": 12345678901234567890}}
     assert [event["key"] for event in events] == [{"id": 1}] * 3
+    assert leftovers(postgres) == []
+
+
+def test_a_signal_ends_it_at_once_on_a_quiet_database(postgres: Database, tmp_path: Path) -> None:
+    postgres.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+    with tailing(tmp_path, postgres.dsn, program=PATIENT) as tail:
+        postgres.execute("INSERT INTO orders VALUES (1)")
+        tail.lines(1)
+        tail.process.send_signal(signal.SIGINT)
+        assert tail.process.wait(30) == 0, tail.words
     assert leftovers(postgres) == []
 
 

@@ -11,6 +11,8 @@ from cdcflow.cli.invocation import load_config
 from cdcflow.errors import CdcflowError, ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cdcflow.config import Config
     from cdcflow.sink import Finding
 
@@ -34,7 +36,8 @@ def check(
         return
     from cdcflow.engine.examination import check_all
 
-    findings = [*check_all(config), *_sinks(config)]
+    running = _running(config)
+    findings = [*check_all(config), *_sinks(config, running)]
     if as_json:
         output.json([described(finding) for finding in findings])
     else:
@@ -42,14 +45,23 @@ def check(
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = sum(finding.severity == "warning" for finding in findings)
     output.say(f"{errors} error(s), {warnings} warning(s)")
-    if not errors and not warnings:
-        output.next_step("`cdcflow run`")
-        return
     script = "; `cdcflow check --fix-sql` prints the SQL as one script" if _has_sql(findings) else ""
     if errors:
         output.next_step(f"mend what is marked as error, then `cdcflow check` again{script}")
         raise typer.Exit(_WRONG)
-    output.next_step(f"`cdcflow run`{script}")
+    if not running:
+        output.next_step(f"`cdcflow run`{script}")
+
+
+def _running(config: "Config") -> "Mapping[str, str]":
+    """The state of each flow that an engine delivers now, by its name."""
+    from cdcflow.engine import control
+
+    try:
+        document = control.status(config.engine.state) or {"flows": []}
+    except CdcflowError:  # one that does not answer: the source's slot says that it is there
+        return {}
+    return {flow["name"]: flow["state"] for flow in document["flows"] if flow.get("pid")}
 
 
 def _has_sql(findings: "Sequence[Finding]") -> bool:
@@ -71,8 +83,9 @@ def _script(config: "Config") -> None:
         output.next_step("let the DBA run this with psql, then `cdcflow check`")
 
 
-def _sinks(config: "Config") -> "list[Finding]":
-    """What each flow's sink says of itself, if it can be asked without opening it."""
+def _sinks(config: "Config", running: "Mapping[str, str]") -> "list[Finding]":
+    """What each flow's sink says of itself, if it can be asked without opening it. Of one that no other
+    process can open while the engine has it, the engine knows more."""
     import asyncio
     import tempfile
     from pathlib import Path
@@ -82,6 +95,12 @@ def _sinks(config: "Config") -> "list[Finding]":
     found: list[Finding] = []
     for flow in config.flows.values():
         entry = config.sinks[flow.to]
+        if flow.name in running and entry.plugin.exclusive(entry.settings) is not None:
+            fine = running[flow.name] != "needs attention"
+            said = f"in use by the running engine, whose flow {flow.name} is {running[flow.name]}"
+            remedy = "" if fine else "`cdcflow status` tells the reason"
+            found.append(Finding("ok" if fine else "warning", f"sink {flow.to}", said, remedy))
+            continue
         with tempfile.TemporaryDirectory() as state:
             sink = entry.plugin.create(entry.settings, flow.options, FlowContext(flow.name, Path(state)))
             if isinstance(sink, Probe):

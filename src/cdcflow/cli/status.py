@@ -179,6 +179,8 @@ def summary(document: Document) -> list[str]:
     lines.append(f"capture  {capture['state']}, slot {capture['slot']}, {behind}")
     if capture.get("error"):
         lines.append(f"         {capture['error']}")
+    for finding in capture.get("findings") or ():
+        lines.append(f"{finding['severity']}  {finding['subject']}: {finding['message']}")
     if capture.get("backfill"):
         steps = ", ".join(f"{key} {value}" for key, value in capture["backfill"].items() if value is not None)
         lines.append(f"backfill {steps}")

@@ -1,5 +1,6 @@
 """`cdcflow tail`: live changes on the terminal, with nothing but a DSN."""
 
+import os
 import signal
 import threading
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,14 +59,27 @@ def tail(
     # SIGTERM ends it like Ctrl-C does: the publications must go.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    # A wait goes on behind a signal's handler (PEP 475), unless the signal is there to read.
+    woken, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    signal.set_wakeup_fd(wakes)
 
     def ready(names: list[str]) -> None:
         shown = [n for n in names if wanted is None or wanted.matches(*n.split(".", 1))]
-        output.say(f"watching {len(shown)} table(s): {', '.join(shown[:8])}{' …' if len(shown) > 8 else ''}")
+        named = ", ".join(map(_name, shown[:8])) + (" …" if len(shown) > 8 else "")
+        output.say(f"watching {len(shown)} table(s): {named}")
 
     pretty = form == "pretty" or (form is None and output.on_terminal())
     seen = 0
-    for batch in stream(dsn, tables=table or [], publication=publication, stopping=stop.is_set, ready=ready):
+    found = stream(
+        dsn,
+        tables=table or [],
+        publication=publication,
+        stopping=stop.is_set,
+        ready=ready,
+        wake_on=woken,
+    )
+    for batch in found:
         for line in _lines(batch, wanted, pretty=pretty):
             output.data(line)
             seen += 1
@@ -91,15 +105,18 @@ def _pretty(event: dict[str, Any]) -> str:
     mark, colour = MARKS[event["op"]]
     key = event["key"] or {}
     row = event["new"] if event["new"] is not None else event["old"]
-    parts = [typer.style(mark, fg=colour, bold=True), f"{event['schema']}.{event['table']}"]
-    parts += [f"{name}={_short(value)}" for name, value in key.items()]
+    parts = [typer.style(mark, fg=colour, bold=True), _name(f"{event['schema']}.{event['table']}")]
+    parts += [f"{_name(name)}={_short(value)}" for name, value in key.items()]
     line = " ".join(parts)
-    rest = [f"{name}: {_short(value)}" for name, value in (row or {}).items() if name not in key]
-    rest += [f"{name}: (unchanged)" for name in event.get("unchanged", ())]
+    rest = [f"{_name(name)}: {_short(value)}" for name, value in (row or {}).items() if name not in key]
+    rest += [f"{_name(name)}: (unchanged)" for name in event.get("unchanged", ())]
     return f"{line}  {'  '.join(rest)}" if rest and event["op"] != "delete" else line
 
 
+def _name(text: str) -> str:
+    return output.visible(text).replace("\n", "⏎")
+
+
 def _short(value: object) -> str:
-    text = "NULL" if value is None else output.cell(value)
-    text = text.replace("\n", "⏎")
+    text = _name("NULL" if value is None else output.cell(value))
     return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"

@@ -9,11 +9,16 @@ from cdcflow.delivery.feed import position_at
 from cdcflow.errors import JournalDamaged, JournalError
 from cdcflow.journal import Reader
 from cdcflow.model import ORIGIN, Position
-from cdcflow.sink import TransactionalSink
+from cdcflow.sink import PositionedSink, TransactionalSink
 
 _ANOTHER_JOURNAL = (
-    "restore the journal that this flow was delivered from, or give the flow a new name so that it starts "
-    "afresh"
+    "restore the journal that this flow was delivered from; or, to begin anew with this one, move away what "
+    "the sink holds and give the flow a new name"
+)
+
+_BACKFILL = (
+    "stop cdcflow, `cdcflow teardown --yes`, move the journal and the sinks' data away, `cdcflow setup` and "
+    "`cdcflow run` read all rows anew; or let a flow of another name begin without them, with `start: latest`"
 )
 
 
@@ -30,7 +35,9 @@ async def find_start(
     the journal holds, or at its end, once `latest` has returned; where that was is stored at once, so that
     a flow whose sink is down from the first moment misses nothing that retention removes meanwhile.
 
-    Raises JournalError when the journal no longer holds the offset, or never did.
+    Raises JournalError when the journal no longer holds the offset, or never did; also for a flow that is
+    to begin with the existing rows, when retention has removed them: without them its sink would lack what
+    nobody changes any more, and nothing would show it.
     """
     own = None if keeper is None else await keeper.checkpoint()
     stored = await asyncio.to_thread(store.get, flow)
@@ -41,14 +48,16 @@ async def find_start(
     else:
         if latest is not None:
             await latest()
-        offset = reader.first_offset() if latest is None else reader.head().offset
+            offset = reader.head().offset
+        else:
+            offset = _earliest(flow, reader)
         await asyncio.to_thread(store.save, flow, offset)
     first = reader.first_offset()
     if offset < first:
         raise JournalError(
             f"flow {flow!r} is at offset {offset}, but the journal begins at {first}: "
             f"{first - offset} change(s) are missing",
-            hint="the flow needs a backfill: give it a new name, so that it starts afresh",
+            hint=f"the flow needs a backfill: {_BACKFILL}",
         )
     try:
         # Looks beyond a head that a power cut has left behind what is durable.
@@ -63,17 +72,39 @@ async def find_start(
             "journal was replaced or went back",
             hint=_ANOTHER_JOURNAL,
         ) from error
-    if own is None and stored is not None and stored.position != ORIGIN and offset > first:
-        found = await asyncio.to_thread(_position_before, reader, offset)
-        if found != stored.position:
+    known = [] if stored is None else [(stored.offset, stored.position)]
+    if own is not None and isinstance(keeper, PositionedSink):
+        known.append((own, await keeper.position() or ORIGIN))
+    for at, position in known:
+        if position == ORIGIN or at <= first:
+            continue
+        found = await asyncio.to_thread(_position_before, reader, at)
+        if found != position:
             raise JournalError(
-                f"flow {flow!r} was delivered up to position {stored.position}, but the journal holds "
-                f"{found} before offset {offset}: it is another journal",
+                f"flow {flow!r} was delivered up to position {position}, but the journal holds "
+                f"{found or 'nothing'} before offset {at}: it is another journal",
                 hint=_ANOTHER_JOURNAL,
             )
     return offset
 
 
+def _earliest(flow: str, reader: Reader) -> int:
+    """The oldest offset, unless existing rows lie before it."""
+    first, rows = reader.first_offset(), reader.initial_rows()
+    if rows is not None and first > rows:
+        raise JournalError(
+            f"flow {flow!r} is new, and the journal, which begins at offset {first}, no longer holds the "
+            f"existing rows from offset {rows} on",
+            hint=f"the flow needs a backfill: {_BACKFILL}",
+        )
+    return first
+
+
 def _position_before(reader: Reader, offset: int) -> Position | None:
-    frames = reader.read(offset - 1, max_changes=1, max_bytes=1)
+    try:
+        frames = reader.read(offset - 1, max_changes=1, max_bytes=1)
+    except JournalDamaged:
+        raise
+    except JournalError:  # beyond its end
+        return None
     return position_at(frames[0], 0) if frames else None

@@ -104,13 +104,18 @@ def capture_document(config: Config, figures: dict[str, Any], state: str, child:
         "error": None,
         "last_commit_time": None,
         "backfill": None,
+        "retained_bytes": None,
+        "wal_status": None,
+        "safe_wal_size": None,
+        "findings": [],
         **figures,
         "state": state,
         "restarts": child.restarts,
         "pid": child.pid,
     }
     if state in ("stopped", "connecting"):
-        known |= {"lag_bytes": None, "server_lsn": None}
+        unknown = ("lag_bytes", "server_lsn", "retained_bytes", "wal_status", "safe_wal_size")
+        known |= dict.fromkeys(unknown)
     if child.pid is None:
         known["error"] = how_it_ended(child) or known["error"]
     return known

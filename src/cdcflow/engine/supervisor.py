@@ -50,7 +50,8 @@ FATAL = frozenset({ConfigurationError.exit_code, EnvironmentFault.exit_code})
 #: Capture ends behind one fsync and one message to the server.
 CAPTURE_SECONDS = 10.0
 
-#: A write in flight may be waiting for a slow destination; systemd's own limit is 90 s (TimeoutStopSec).
+#: A write in flight may be waiting for a slow destination. All of these limits together stay below what
+#: deploy/ gives a stop before everything is killed.
 DRAIN_SECONDS = 60.0
 
 #: From a hint to hurry until a process is killed: longer than it gives itself.
@@ -260,7 +261,7 @@ class Supervisor:
                 reason = f": {message.reason}" if message.reason else ""
                 # Around the border between fresh and late a flow may change its state often.
                 level = logging.INFO if "needs attention" in (before.state, message.state) else logging.DEBUG
-                log.log(level, "flow %s is %s%s", message.name, message.state, reason)
+                log.log(level, "flow %s: %s%s", message.name, message.state, reason)
 
     async def _tick(self) -> None:
         """Passes on how far all flows are, and tells systemd how the engine is."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from cdcflow.model import Batch, Relation
+from cdcflow.model import Batch, Position, Relation
 from cdcflow.model.finding import Finding as Finding
 from cdcflow.sink.settings import SinkOptions, SinkSettings
 
@@ -41,6 +41,14 @@ class TransactionalSink(Sink, Protocol):
     """
 
     async def checkpoint(self) -> int | None: ...
+
+
+@runtime_checkable
+class PositionedSink(TransactionalSink, Protocol):
+    """Keeps with its checkpoint the `last` of the batch that made it, which tells a journal from another
+    one even where everything of the engine's own is gone. None where none is known."""
+
+    async def position(self) -> Position | None: ...
 
 
 @runtime_checkable

@@ -215,6 +215,13 @@ class Slot:
         """Whether it can never be streamed again."""
         return self.wal_status == "lost" or self.conflicting or self.invalidation_reason is not None
 
+    @property
+    def why_lost(self) -> str:
+        """The server's `invalidation_reason`, or what older ones let conclude."""
+        # 16 calls a slot conflicting for both reasons, and takes restart_lsn away with the WAL.
+        conflict = self.conflicting and self.restart_lsn is not None
+        return self.invalidation_reason or ("conflict with recovery" if conflict else "wal_removed")
+
 
 def identity(connection: Connection) -> Identity:
     return Identity(*_one(connection, cdcflow.sql.load("catalog_identity")))

@@ -368,11 +368,10 @@ def _slot(situation: Situation) -> Iterator[Finding]:
         yield Finding("error", "slot", wrong, "give source.slot another name, which nothing else uses")
         return
     if slot.lost:
-        reason = slot.invalidation_reason or ("conflict with recovery" if slot.conflicting else "WAL removed")
         yield Finding(
             "error",
             "slot",
-            f"the replication slot {name} is lost ({reason}): what it had not yet handed over is gone",
+            f"the replication slot {name} is lost ({slot.why_lost}): what it had not yet handed over is gone",
             "start anew: `cdcflow teardown --yes`, move the journal away, `cdcflow setup`, `cdcflow run`; the"
             " backfill reads everything again. See why cdcflow was down, or raise max_slot_wal_keep_size",
             f"SELECT pg_drop_replication_slot({quote_literal(name)});",

@@ -33,11 +33,13 @@ def tail(
     publication: str | None,
     stopping: Callable[[], bool],
     ready: Callable[[list[str]], None],
+    wake_on: int | None = None,
 ) -> Iterator[Batch]:
     """Yields batches of what is committed from now on, until `stopping` says so.
 
     Watches the tables of `publication`, or all that match `tables`. Calls `ready` with the names of the
-    watched tables once the stream runs. Raises SourceError, and ConfigurationError when no table matches.
+    watched tables once the stream runs. When the descriptor `wake_on` can be read, it looks at `stopping`
+    at once, else within `STATUS_INTERVAL`. Raises SourceError, and ConfigurationError when no table matches.
     """
     with contextlib.ExitStack() as stack:
         control = stack.enter_context(connect(dsn, purpose="tail"))
@@ -48,6 +50,8 @@ def tail(
             stack.callback(_drop, control, publications)
         stream = Stream.start_temporary(dsn, slot=f"{PREFIX}{os.getpid()}", publications=publications)
         stack.callback(stream.close)
+        if wake_on is not None:
+            stream.also_wake_on(wake_on)
         ready(names)
         yield from _batches(stream, stopping)
 

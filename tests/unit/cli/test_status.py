@@ -1,26 +1,23 @@
 """`cdcflow status`, asked of a real control socket."""
 
-import asyncio
 import json
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 from typer.testing import Result
 
 from cdcflow.cli import output
 from cdcflow.cli.status import remarks, rows, summary, troubles
-from cdcflow.engine.control import ControlServer
-from cdcflow.engine.places import Places
 
 Run = Callable[..., Result]
+EngineSaying = Callable[[Path, Mapping[str, Any]], AbstractContextManager[None]]
 
 DOCUMENT: dict[str, Any] = {
     "engine": {"state": "running", "pid": 4711, "started": time.time() - 7_300, "version": "0.1.0"},
@@ -67,30 +64,9 @@ TROUBLES = ["warning: clock: 12 s behind", "`cdcflow check` says what to do"]
 
 
 @pytest.fixture
-def engine(project: Path) -> Iterator[None]:
-    """A control socket that answers as the engine does."""
-    places = Places(project / "state")
-    places.make()
-    loop = asyncio.new_event_loop()
-    listening = threading.Event()
-    ended = asyncio.Event()
-
-    async def answer(_: Mapping[str, Any]) -> bytes:
-        return orjson.dumps(DOCUMENT)
-
-    async def serve() -> None:
-        server = await ControlServer.start(places.engine_socket, answer)
-        listening.set()
-        await ended.wait()
-        await server.close()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    assert listening.wait(10)
-    yield
-    loop.call_soon_threadsafe(ended.set)
-    thread.join(10)
-    loop.close()
+def engine(project: Path, engine_saying: EngineSaying) -> Iterator[None]:
+    with engine_saying(project, DOCUMENT):
+        yield
 
 
 @pytest.mark.usefixtures("engine")

@@ -27,6 +27,18 @@ from cdcflow.testing.scripted import (
 AUDIT = make_relation("audit", oid=2)
 
 
+class PositionedKeepingSink(KeepingSink):
+    """Knows the position of its checkpoint as well."""
+
+    def __init__(self, kept: int, last: Position) -> None:
+        super().__init__()
+        self.kept = kept
+        self.last = last
+
+    async def position(self) -> Position | None:
+        return self.last
+
+
 class Bench:
     """A worker on a test's sink, journal and store."""
 
@@ -342,22 +354,19 @@ def test_a_sink_that_keeps_checkpoints_is_told_of_dropped_changes_without_a_gap(
 
 def test_stopping_finishes_the_write_in_flight_and_not_the_backlog(bench: Bench) -> None:
     sink = ScriptedSink()
+    sink.gate.clear()
     bench.source.commit(range(100))
     worker = bench.worker(sink, batching=Batching(max_changes=10))
 
     async def test() -> None:
-        await until(lambda: sink.batches)
-        sink.gate.clear()
-        sink.entered.clear()
-        await asyncio.wait_for(sink.entered.wait(), 10)
-        done = len(sink.batches)
+        await asyncio.wait_for(sink.entered.wait(), 20)
         worker.stop()
         await asyncio.sleep(0)
         assert sink.closed == 0
         sink.gate.set()
         await until(lambda: sink.closed)
-        assert len(sink.batches) == done + 1
-        assert bench.stored() == sink.runs[-1][1]
+        assert sink.batches == [list(range(10))]
+        assert bench.stored() == 10
 
     during(worker, test)
 
@@ -427,6 +436,44 @@ def test_a_checkpoint_that_the_journal_no_longer_holds_needs_a_backfill(
     assert sink.batches == []
 
 
+@pytest.mark.parametrize(
+    ("backfill", "start", "begins"),
+    [(True, "earliest", False), (True, "latest", True), (False, "earliest", True)],
+)
+def test_a_new_flow_never_begins_silently_without_the_existing_rows(
+    tmp_path: Path,
+    store: CheckpointStore,
+    backfill: bool,
+    start: Literal["earliest", "latest"],
+    begins: bool,
+) -> None:
+    source = JournalSource(tmp_path / "small", segment_bytes=4_096)
+    if backfill:
+        source.writer.begin_backfill()
+    source.commit([0])
+    if backfill:
+        source.writer.finish_backfill()
+    for i in range(1, 50):
+        source.commit([i])
+    assert source.writer.retain(max_bytes=1, max_age=None, keep_from=40)
+    worker = Bench(source, store, tmp_path).worker(sink := ScriptedSink(), start=start)
+    worker.go_live()
+
+    async def test() -> None:
+        if begins:
+            await until(lambda: store.get("hook") is not None)
+            source.commit([50])
+            await until(lambda: 50 in sink.ids)
+        else:
+            await until(lambda: state(worker)[0] == "needs attention")
+            assert "no longer holds the existing rows" in state(worker)[1]
+
+    during(worker, test)
+    source.writer.close()
+    assert bool(sink.batches) is begins
+    assert (store.get("hook") is not None) is begins
+
+
 def test_a_checkpoint_beyond_the_end_of_the_journal_needs_attention(bench: Bench) -> None:
     bench.source.commit([1])
     bench.store.save("hook", 5)
@@ -451,6 +498,24 @@ def test_a_checkpoint_of_another_journal_needs_attention(bench: Bench) -> None:
 
     during(worker, test)
     assert sink.batches == []
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_sink_that_was_delivered_from_another_journal_needs_attention(bench: Bench, same: bool) -> None:
+    batch = bench.source.commit(range(10))
+    bench.source.commit([10])
+    sink = PositionedKeepingSink(10, batch.last if same else Position(batch.last.commit_lsn - 8, 10))
+    worker = bench.worker(sink)
+
+    async def test() -> None:
+        if same:
+            await until(lambda: sink.ids == [10])
+        else:
+            await until(lambda: state(worker)[0] == "needs attention")
+            assert "it is another journal" in state(worker)[1]
+
+    during(worker, test)
+    assert bool(sink.batches) is same
 
 
 def test_the_stored_position_is_that_of_the_last_change(bench: Bench) -> None:

@@ -248,6 +248,7 @@ def test_an_update_that_leaves_out_a_value_nobody_has_is_refused_alone(path: Pat
             await sink.write(batch)
         assert list(caught.value.rows) == [1]
         assert await sink.checkpoint() == 3
+        assert await sink.position() == batch.last
 
     with_sink(path, write_in_two)
     assert rows_of(path, "SELECT id, a, b FROM public.t") == [("1", "x", "w")]
