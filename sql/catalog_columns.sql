@@ -14,7 +14,9 @@ SELECT
                 a.attname,
                 a.atttypid::bigint,
                 a.atttypmod,
-                c.relreplident = 'f' OR coalesce(a.attnum = ANY (i.indkey), false),
+                -- INCLUDE columns, behind the key's own, are no part of the identity.
+                c.relreplident = 'f'
+                    OR coalesce(a.attnum = ANY ((i.indkey::int2[])[:i.indnkeyatts - 1]), false),
                 -- FirstGenbkiObjectId: types below it are built in and get no Type message.
                 CASE WHEN a.atttypid >= 10000 THEN bn.nspname || '.' || bt.typname ELSE '' END,
                 a.attgenerated,

@@ -238,6 +238,24 @@ def test_tables_are_expected_as_the_stream_will_announce_them_with_their_toast(p
     assert after.relation.columns[1].type_name == "pg_catalog.text"
 
 
+def test_generated_and_included_columns_are_expected_as_the_stream_announces_them(postgres: Database) -> None:
+    postgres.execute(
+        "CREATE TABLE t (id int, note text, x int GENERATED ALWAYS AS (id) STORED,"
+        " PRIMARY KEY (id) INCLUDE (note))"
+    )
+    newer = postgres.server.version >= 18
+    wanted = (postgres.dsn, ["public.*"], postgres.publication, postgres.slot)
+    (before,) = examine(*wanted).tables
+    assert before.relation.names == (("id", "note", "x") if newer else ("id", "note"))
+    assert before.relation.key == (0,)
+    postgres.execute(f"CREATE PUBLICATION {postgres.publication} FOR TABLE t")
+    found = examine(*wanted)
+    assert found.tables[0].relation.names == ("id", "note")
+    (finding,) = [finding for finding in found.findings if finding.subject == "generated columns"]
+    assert finding.severity == ("warning" if newer else "ok")
+    assert "public.t.x" in finding.message
+
+
 def test_the_oldest_transaction_that_writes_is_known_by_its_process(postgres: Database) -> None:
     postgres.execute("CREATE TABLE t (id int PRIMARY KEY)")
     with connect(postgres.dsn, purpose="preflight") as connection:

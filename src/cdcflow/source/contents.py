@@ -6,6 +6,7 @@ replica identity (manual, 29.4 and 29.5; for generated columns from 18 on, 29.6)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from cdcflow.model import Relation
 from cdcflow.model.expected import ExpectedTable
@@ -45,9 +46,17 @@ def expected(
 def _published(table: Table, shape: Shape, publication: Publication | None, major: int) -> set[str]:
     member = publication.by_name.get((table.schema, table.name)) if publication else None
     if member is not None:
-        return set(member.columns)
+        return set(_true(member, shape, major).columns)
     kinds = {"", "s"} if major >= GENERATED else {""}
     return {a.column.name for a in shape.attributes if a.generated in kinds}
+
+
+def _true(member: Member, shape: Shape, major: int) -> Member:
+    """The view of 15 names generated columns too, which none before 18 publishes."""
+    if major >= GENERATED:
+        return member
+    computed = {a.column.name for a in shape.attributes if a.generated}
+    return replace(member, columns=tuple(name for name in member.columns if name not in computed))
 
 
 def stored(tables: Sequence[Table], shapes: Shapes) -> bool:
@@ -60,7 +69,11 @@ def judge_contents(
 ) -> Iterator[Finding]:
     """Findings about the published columns and rows."""
     members = [
-        (table, shapes[table.oid], publication.by_name[table.schema, table.name])
+        (
+            table,
+            shapes[table.oid],
+            _true(publication.by_name[table.schema, table.name], shapes[table.oid], major),
+        )
         for table in tables
         if table.oid in shapes and (table.schema, table.name) in publication.by_name
     ]
