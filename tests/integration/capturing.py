@@ -70,6 +70,7 @@ def settings(postgres: Database, journal: Path, **changed: Any) -> CaptureSettin
         "publication": postgres.publication,
         "journal": journal,
         "backfill": False,
+        "heartbeat": None,  # the source's WAL is the test's alone
     }
     return CaptureSettings(**{**given, **changed})
 

@@ -348,6 +348,8 @@ def test_a_slot_that_was_made_anew_stops_capture(postgres: Database, tmp_path: P
     with capturing(postgres, journal):
         postgres.execute("INSERT INTO t VALUES (1)")
         journaled(journal, 1)
+    active = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s"
+    eventually(lambda: postgres.execute(active, [postgres.slot]) == [(None,)], what="the slot's release")
     postgres.execute("SELECT pg_drop_replication_slot(%s)", [postgres.slot])
     postgres.execute("INSERT INTO t VALUES (2)")
     error = Running(settings(postgres, journal)).join()

@@ -3,10 +3,12 @@
 import json
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
@@ -16,6 +18,7 @@ from cdcflow.journal import Writer, verify
 from cdcflow.journal.layout import read_manifest
 from cdcflow.model import parse_lsn
 from cdcflow.source import monitor
+from cdcflow.source.heartbeat import Heartbeat
 from cdcflow.testing.database import Database
 from cdcflow.testing.postgres import Server
 from cdcflow.testing.waiting import eventually
@@ -244,3 +247,55 @@ def test_a_standby_that_had_not_received_everything_is_not_followed(
             assert writer.tail.offset == 2000
     finally:
         pair.close()
+
+
+def test_a_standby_can_be_the_source(
+    postgres_version: int | str, own_server: OwnServer, tmp_path: Path
+) -> None:
+    if not isinstance(postgres_version, int) or postgres_version < 16:
+        pytest.skip("standbys decode from 16 on")
+    primary = own_server()
+    database = Database(primary)
+    standby = primary.standby(primary.directory / "standby", settings={"hot_standby_feedback": "on"})
+    journal = tmp_path / "journal"
+    make = threading.Thread(
+        target=lambda: standby.execute(
+            "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')",
+            [database.slot],
+            dbname=database.name,
+        )
+    )
+    try:
+        standby.start()
+        database.execute(TABLE)
+        name = sql.Identifier(database.publication)
+        database.execute(sql.SQL("CREATE PUBLICATION {} FOR TABLE t").format(name))
+        eventually(lambda: has_publication(standby, database), what="the publication on the standby")
+        make.start()
+
+        def made() -> bool:
+            primary.execute("SELECT pg_log_standby_snapshot()")  # which the new slot waits for
+            return not make.is_alive()
+
+        eventually(made, interval=0.1, what="the slot on the standby")
+        dsn = standby.dsn(database.name)
+        with capturing(database, journal, dsn=dsn, heartbeat=Heartbeat(every=0.1)) as running:
+            fill(primary, database, 1, 100)
+            journaled(journal, 100)
+            eventually(lambda: running.latest["wal_status"] == "reserved", what="the slot's state")
+            assert not running.latest["findings"]  # no heartbeat is no trouble
+        with capturing(database, journal, dsn=dsn):
+            fill(primary, database, 101, 200)
+            journaled(journal, 200)
+        assert ids(journal) == list(range(1, 201))
+    finally:
+        database.close()
+        standby.destroy()
+
+
+def has_publication(server: Server, database: Database) -> bool:
+    query = "SELECT true FROM pg_publication WHERE pubname = %s"
+    try:
+        return bool(server.execute(query, [database.publication], dbname=database.name))
+    except psycopg.OperationalError:  # the database is not there yet either
+        return False

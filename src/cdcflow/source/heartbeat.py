@@ -31,7 +31,9 @@ class Heartbeat:
 
 
 def beat(connection: Connection, heartbeat: Heartbeat) -> None:
-    """Writes one. Raises psycopg.Error, on a standby among others."""
+    """Writes one; not on a standby, whose primary is not ours to write to. Raises psycopg.Error."""
+    if connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
+        return
     if heartbeat.table is None:
         # Not transactional: neither a transaction number nor a commit is spent on it.
         connection.execute("SELECT pg_logical_emit_message(false, %s, '')", (PREFIX,))

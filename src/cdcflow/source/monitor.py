@@ -136,10 +136,6 @@ class Monitor:
         found = None
         try:
             beat(connection, self._heartbeat)
-        except psycopg.errors.ReadOnlySqlTransaction:
-            pass  # a standby, whose primary is not ours to write to
-        except psycopg.errors.ObjectNotInPrerequisiteState:
-            pass  # the same, said of a message
         except psycopg.OperationalError:
             raise
         except psycopg.Error as error:
