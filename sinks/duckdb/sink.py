@@ -11,11 +11,12 @@ import duckdb
 import pyarrow as pa
 
 from cdcflow.errors import Permanent, Rejected
-from cdcflow.model import Batch, Relation
+from cdcflow.model import MESSAGES, Batch, Relation
 from cdcflow.sink import Finding, FlowContext, SinkOptions
 from cdcflow_sinks.duckdb import database
 from cdcflow_sinks.duckdb.apply import apply, generations
 from cdcflow_sinks.duckdb.failures import FATAL, translated
+from cdcflow_sinks.duckdb.messages import append
 from cdcflow_sinks.duckdb.probe import probe
 from cdcflow_sinks.duckdb.query import run_query
 from cdcflow_sinks.duckdb.settings import DuckDBSettings
@@ -122,7 +123,7 @@ class DuckDBSink:
         new = {
             relation.qualified: relation
             for relation in reversed(relations)
-            if relation.qualified not in bound
+            if relation.qualified not in bound and relation != MESSAGES
         }
         if not new:
             return
@@ -180,7 +181,11 @@ class DuckDBSink:
         with self._file.writing, self._transaction():
             # DDL is part of the transaction and comes right before the first row that needs it, so that
             # the tables always have the shape that they had at the checkpoint.
-            for group in generations(batch.slice(start, batch.count)):
+            rest = batch.slice(start, batch.count)
+            for group in generations(rest):
+                if group.relation == MESSAGES:
+                    changed = append(self._connection, self._database, self._flow, rest, group) or changed
+                    continue
                 target = self._target(group.relation)
                 if target is None:
                     changed = self._bind(group.relation) or changed

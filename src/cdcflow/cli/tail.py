@@ -11,7 +11,6 @@ from cdcflow.cli.invocation import load_config
 
 if TYPE_CHECKING:
     from cdcflow.model import Batch
-    from cdcflow.model.patterns import TablePatterns
 
 #: How a change begins on a terminal, and its colour.
 MARKS = {
@@ -20,6 +19,7 @@ MARKS = {
     "update": ("~", "yellow"),
     "delete": ("-", "red"),
     "truncate": ("!", "magenta"),
+    "message": ("»", "cyan"),
 }
 #: A value on a terminal is cut to so many characters.
 WIDTH = 40
@@ -32,6 +32,16 @@ def tail(
     ] = None,
     table: Annotated[
         list[str] | None, typer.Option("--table", "-t", help="Only tables that match; may be repeated.")
+    ] = None,
+    messages: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--messages",
+            "-m",
+            metavar="PREFIX",
+            help="Logical messages whose prefix matches, such as 'orders.*'; may be repeated. Tables then"
+            " only where --table says so.",
+        ),
     ] = None,
     form: Annotated[
         str | None, typer.Option("--format", help="json or pretty. Pretty on a terminal, else json.")
@@ -46,49 +56,67 @@ def tail(
     """
     if form not in (None, "json", "pretty"):
         raise typer.BadParameter(f"{form!r} is neither json nor pretty", param_hint="--format")
+    from cdcflow.model import PrefixPatterns
     from cdcflow.model.patterns import TablePatterns
     from cdcflow.source.tail import tail as stream
+    from cdcflow.transform import Select
 
     publication = None
     if dsn is None:
         config = load_config(context)
         dsn, publication = config.source.dsn.get_secret_value(), config.source.publication
-    wanted = TablePatterns(table) if table else None
+    prefixes = PrefixPatterns(messages or [])
+    wanted = TablePatterns(table or ([] if prefixes else ["*.*"]))
+    select = Select(wanted, prefixes)
     stop = threading.Event()
     # SIGTERM ends it like Ctrl-C does: the publications must go.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
 
     def ready(names: list[str]) -> None:
-        shown = [n for n in names if wanted is None or wanted.matches(*n.split(".", 1))]
-        output.say(f"watching {len(shown)} table(s): {', '.join(shown[:8])}{' …' if len(shown) > 8 else ''}")
+        shown = [n for n in names if wanted.matches(*n.split(".", 1))]
+        if shown or not prefixes:
+            listed = f"{', '.join(shown[:8])}{' …' if len(shown) > 8 else ''}"
+            output.say(f"watching {len(shown)} table(s): {listed}")
+        if prefixes:
+            output.say(f"watching messages: {', '.join(messages or [])}")
 
     pretty = form == "pretty" or (form is None and output.on_terminal())
     seen = 0
-    for batch in stream(dsn, tables=table or [], publication=publication, stopping=stop.is_set, ready=ready):
-        for line in _lines(batch, wanted, pretty=pretty):
+    batches = stream(
+        dsn,
+        tables=table or [],
+        publication=publication,
+        messages=prefixes,
+        stopping=stop.is_set,
+        ready=ready,
+    )
+    for batch in batches:
+        for line in _lines(select(batch), pretty=pretty):
             output.data(line)
             seen += 1
             if limit is not None and seen >= limit:
                 return
 
 
-def _lines(batch: "Batch", wanted: "TablePatterns | None", *, pretty: bool) -> list[str]:
+def _lines(batch: "Batch", *, pretty: bool) -> list[str]:
     import orjson
 
     from cdcflow.sink.event import encode, events
 
     lines = []
     for _, event in events(batch):
-        if wanted is None or wanted.matches(event["schema"], event["table"]):
-            encoded = encode(event)
-            lines.append(_pretty(orjson.loads(encoded)) if pretty else encoded.decode())
+        encoded = encode(event)
+        lines.append(_pretty(orjson.loads(encoded)) if pretty else encoded.decode())
     return lines
 
 
 def _pretty(event: dict[str, Any]) -> str:
     """`~ public.orders id=7  status: paid`: the key, then what else is there."""
     mark, colour = MARKS[event["op"]]
+    if event["op"] == "message":
+        content = event["content"] if event["content"] is not None else f"(bytes) {event['bytes']}"
+        return f"{typer.style(mark, fg=colour, bold=True)} {event['prefix']}  {_short(content)}"
     key = event["key"] or {}
     row = event["new"] if event["new"] is not None else event["old"]
     parts = [typer.style(mark, fg=colour, bold=True), f"{event['schema']}.{event['table']}"]

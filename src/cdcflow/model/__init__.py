@@ -15,10 +15,12 @@ from cdcflow.model.batch import (
     group_schema,
     join,
 )
+from cdcflow.model.message import MESSAGES, PrefixPatterns
 from cdcflow.model.position import ORIGIN, Position, format_lsn, parse_lsn
 from cdcflow.model.relation import Column, Relation, ReplicaIdentity
 
 __all__ = [
+    "MESSAGES",
     "META",
     "ORIGIN",
     "TRUNCATE_CASCADE",
@@ -30,6 +32,7 @@ __all__ = [
     "Group",
     "Op",
     "Position",
+    "PrefixPatterns",
     "Relation",
     "ReplicaIdentity",
     "Unchanged",
