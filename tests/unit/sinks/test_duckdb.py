@@ -658,4 +658,4 @@ def test_messages_are_kept_one_by_one_and_once(path: Path) -> None:
     assert rows_of(path, "SELECT DISTINCT epoch_us(commit_time) FROM cdcflow.messages") == [
         (1_767_225_600_000_000,)
     ]
-    assert rows_of(path, "SELECT id FROM orders") == [("1",)]
+    assert rows_of(path, "SELECT id FROM public.orders") == [("1",)]
