@@ -93,8 +93,9 @@ class Capture:
     def delivered(self, offset: int) -> None:
         """The least checkpoint of all active flows: what lies below may be removed. From any thread."""
         self._delivered = offset
-        if self._appender is not None:
-            self._appender.keep_from = offset
+        appender = self._appender  # which the other thread may take away
+        if appender is not None:
+            appender.keep_from = offset
 
     def run(self) -> None:
         pause = FIRST_PAUSE
