@@ -4,6 +4,8 @@
 #   make demo ARGS="--seconds 20"   the same for 20 seconds, then compare everything, without a terminal
 #   make test                       all tests, on every PostgreSQL found (system ones and embedded 16, 18)
 #   make check                      formatting, lint, types, import arrows
+#   make stress                     load and kills for a minute; ARGS="--seconds 300 --seed N" for more
+#   make oracle                     random values of every type, judged by Postgres; ARGS="--values 200000 --seed 7"
 #   make bench                      the numbers of the README, on your machine
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -13,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check format bench install dev clean
+.PHONY: demo test oracle check format bench stress install dev clean
 
 install: $(VENV)/.installed
 dev: $(VENV)/.dev
@@ -37,6 +39,9 @@ demo: install
 test: dev
 	$(BIN)/python -m pytest $(ARGS)
 
+oracle: dev
+	PYTHONPATH=tests $(BIN)/python -m oracle $(ARGS)
+
 check: dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -49,6 +54,9 @@ format: dev
 
 bench: dev
 	$(BIN)/python -m bench $(ARGS)
+
+stress: dev
+	PYTHONPATH=tests $(BIN)/python -m stress $(ARGS)
 
 clean:
 	rm -rf build dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis src/cdcflow/decode/_kernel.c

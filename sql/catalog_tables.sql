@@ -35,7 +35,8 @@ SELECT
         FROM pg_index i
         CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, place)
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
-        WHERE i.indrelid = c.oid AND i.indisprimary
+        -- INCLUDE columns come behind the key's own.
+        WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts
         ORDER BY k.place
     ) AS primary_key,
     size.rows AS estimated_rows,
@@ -66,16 +67,23 @@ CROSS JOIN LATERAL (
 ) own
 -- From the planner's statistics: pg_total_relation_size would wait for whoever has locked a table.
 -- -1 rows: never counted by VACUUM or ANALYZE.
+-- Two branches, since one with OR would read all of pg_class for every table.
 CROSS JOIN LATERAL (
     SELECT
-        coalesce(sum(greatest(l.reltuples, 0)), 0)::bigint AS rows,
-        coalesce(sum(l.relpages + coalesce(x.relpages, 0)), 0)::bigint
+        coalesce(sum(greatest(leaf.rows, 0)), 0)::bigint AS rows,
+        coalesce(sum(leaf.pages + coalesce(x.relpages, 0)), 0)::bigint
             * current_setting('block_size')::int AS bytes
-    FROM pg_class l
-    LEFT JOIN pg_class x ON x.oid = l.reltoastrelid
-    -- ANALYZE counts a partitioned table's rows for itself too; only its leaves hold any.
-    WHERE (c.relkind = 'r' AND l.oid = c.oid)
-        OR (c.relkind = 'p' AND l.oid IN (SELECT t.relid FROM pg_partition_tree(c.oid) t WHERE t.isleaf))
+    FROM (
+        SELECT c.reltuples AS rows, c.relpages AS pages, c.reltoastrelid AS toast
+        WHERE c.relkind = 'r'
+        UNION ALL
+        -- ANALYZE counts a partitioned table's rows for itself too; only its leaves hold any.
+        SELECT l.reltuples, l.relpages, l.reltoastrelid
+        FROM pg_partition_tree(c.oid) t
+        JOIN pg_class l ON l.oid = t.relid
+        WHERE c.relkind = 'p' AND t.isleaf
+    ) leaf
+    LEFT JOIN pg_class x ON x.oid = leaf.toast
 ) size
 WHERE c.relkind IN ('r', 'p')
     AND c.relpersistence = 'p'

@@ -21,7 +21,9 @@ SELECT
                     a.attname,
                     a.atttypid::bigint,
                     a.atttypmod,
-                    c.relreplident = 'f' OR coalesce(a.attnum = ANY (i.indkey), false),
+                    -- INCLUDE columns, behind the key's own, are no part of the identity.
+                    c.relreplident = 'f'
+                        OR coalesce(a.attnum = ANY ((i.indkey::int2[])[:i.indnkeyatts - 1]), false),
                     -- FirstGenbkiObjectId: types below it are built in and get no Type message.
                     CASE WHEN a.atttypid >= 10000 THEN bn.nspname || '.' || bt.typname ELSE '' END
                 )
@@ -33,7 +35,11 @@ SELECT
         JOIN base_type b ON b.oid = a.atttypid
         JOIN pg_type bt ON bt.oid = b.base
         JOIN pg_namespace bn ON bn.oid = bt.typnamespace
-        WHERE a.attrelid = c.oid AND a.attname = ANY (p.attnames) AND NOT a.attisdropped
+        WHERE a.attrelid = c.oid
+            AND a.attname = ANY (p.attnames)
+            AND NOT a.attisdropped
+            -- The view of 15 names generated columns too, which none before 18 publishes.
+            AND (a.attgenerated = '' OR current_setting('server_version_num')::int >= 180000)
     ) AS columns
 FROM pg_publication_tables p
 JOIN pg_namespace n ON n.nspname = p.schemaname

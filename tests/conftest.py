@@ -132,6 +132,19 @@ def postgres(postgres_server: AnyServer) -> Iterator[Database]:
 
 
 @pytest.fixture
+def newest_postgres(
+    pytestconfig: pytest.Config, _servers: Callable[[int | str], AnyServer]
+) -> Iterator[Database]:
+    """As `postgres`, once: on the newest version found, for what is long and no different on the others."""
+    versions: list[int | str] = [FOREIGN] if pytestconfig.getoption("--dsn") else [*_available(pytestconfig)]
+    if not versions:
+        pytest.skip("no PostgreSQL was found")
+    database = Database(_servers(versions[-1]))
+    yield database
+    database.drop()
+
+
+@pytest.fixture
 def own_server(postgres_version: int | str, pytestconfig: pytest.Config) -> Iterator[OwnServer]:
     """Makes and starts servers that the test may stop, kill and reconfigure; takes `Server`'s keywords."""
     if postgres_version == FOREIGN:

@@ -127,7 +127,7 @@ def _staged(target: Target, group: Group, states: LastStates, stored: "_Stored",
 class _Stored:
     """What the table holds for the rows to insert, one entry per row: values of columns that some
     updates left unchanged, null for the other rows; `complete` is false where the table has no such
-    row, and None where nothing was needed."""
+    row or not the row's value, and None where nothing was needed."""
 
     columns: dict[int, pa.Array]
     complete: pa.Array | None
@@ -155,7 +155,8 @@ def _stored(connection: Any, target: Target, states: LastStates) -> _Stored:
     for i, column in enumerate(partial):
         values = column_of(found, f"v{i}").take(places)
         columns[column] = pc.if_else(wanting[column], values, pa.scalar(None, values.type))
-    return _Stored(columns, pc.or_(pc.invert(missing), places.is_valid()))
+    complete = pc.or_(pc.invert(missing), places.is_valid())
+    return _Stored(columns, pc.and_not(complete, states.lost))
 
 
 def _apply_counts(connection: Any, target: Target, counts: RowCounts) -> None:

@@ -24,9 +24,10 @@ class LastStates:
 
     `touched` holds one text column per key column, distinct. The other fields run in parallel, one
     entry per row to insert: `rows` is the row of the group that the key's last state is in, and `keys`
-    its key. `sources` gives for a column that some update left unchanged the row its value was last
+    its key. `sources` gives for a column that some change left unchanged the row its value was last
     sent in, null where that was before this run; `origins` is the key under which the table holds such
-    a value.
+    a value. `lost` marks rows that lack a value which the table cannot hold: they were inserted without
+    it, as an update is sent that brings a row into the publication's row filter.
     """
 
     touched: tuple[pa.Array, ...]
@@ -34,6 +35,7 @@ class LastStates:
     keys: tuple[pa.Array, ...]
     sources: Mapping[int, pa.Array]
     origins: tuple[pa.Array, ...]
+    lost: pa.Array
 
     @property
     def replaces(self) -> bool:
@@ -105,15 +107,16 @@ def _by_hash(group: Group, keys: tuple[pa.Array, ...], partial: list[int]) -> La
     numbers = row_numbers(len(group))
     op = group.meta("op")
     deleted = pc.equal(op, int(Op.DELETE))
+    nowhere = pa.scalar(None, pa.int64())
     names = [f"k{i}" for i in range(len(keys))]
     columns = dict(zip(names, keys, strict=True)) | {"row": numbers}
+    if partial:
+        columns["born"] = pc.if_else(pc.equal(op, int(Op.INSERT)), numbers, nowhere)
     for column in partial:
-        # A row that was inserted after a delete was sent whole, so the last value sent is never one
-        # from before the delete.
         unsent = group.unchanged_mask(column)
         silent = deleted if unsent is None else pc.or_(deleted, unsent)
-        columns[f"s{column}"] = pc.if_else(silent, pa.scalar(None, pa.int64()), numbers)
-    wanted = [("row", "max"), *((f"s{column}", "max") for column in partial)]
+        columns[f"s{column}"] = pc.if_else(silent, nowhere, numbers)
+    wanted = [(name, "max") for name in columns if name not in names]
     # Threads would cost more than they bring at these sizes, and lose the order of first appearance,
     # which keeps rows near their neighbours in the table.
     found = pa.table(columns).group_by(names, use_threads=False).aggregate(wanted)
@@ -121,8 +124,17 @@ def _by_hash(group: Group, keys: tuple[pa.Array, ...], partial: list[int]) -> La
     rows = column_of(found, "row_max")
     alive = pc.invert(deleted.take(rows))
     living = tuple(key.filter(alive) for key in touched)
-    sources = {column: column_of(found, f"s{column}_max").filter(alive) for column in partial}
-    return LastStates(touched, rows.filter(alive), living, sources, living)
+    rows = rows.filter(alive)
+    lost = pa.repeat(pa.scalar(False), len(rows))
+    sources = {}
+    for column in partial:
+        born = column_of(found, "born_max").filter(alive)
+        source = column_of(found, f"s{column}_max").filter(alive)
+        # A value from before the last insert is one of the row's former life.
+        source = pc.if_else(pc.fill_null(pc.less(source, born), False), nowhere, source)
+        lost = pc.or_(lost, pc.and_(born.is_valid(), source.is_null()))
+        sources[column] = source
+    return LastStates(touched, rows, living, sources, living, lost)
 
 
 def column_of(table: pa.Table, name: str) -> pa.Array:
@@ -134,7 +146,7 @@ def column_of(table: pa.Table, name: str) -> pa.Array:
 @dataclass(slots=True)
 class _State:
     """A live row during replay: the row of its last state, where each partial column was last sent, and
-    the key that the table holds it under."""
+    the key that the table holds it under (None: the row was inserted in this run)."""
 
     row: int
     sources: list[int | None]
@@ -172,7 +184,7 @@ def _by_replay(
             sources = [s if u[row] else row for s, u in zip(before_it, unsent, strict=True)]
             origin = held.origin if held else old or key
         else:
-            sources, origin = [row] * len(partial), None
+            sources, origin = [None if u[row] else row for u in unsent], None
         if old is not None:
             states[old] = None
         states[key] = _State(row, sources, origin)
@@ -187,6 +199,7 @@ def _by_replay(
             for i, column in enumerate(partial)
         },
         _columns([state.origin or key for key, state in alive], len(keys)),
+        pa.array([state.origin is None and None in state.sources for _, state in alive], pa.bool_()),
     )
     return _joined(rest, replay)
 
@@ -207,6 +220,7 @@ def _joined(one: LastStates, other: LastStates) -> LastStates:
         pairs(one.keys, other.keys),
         {column: pa.concat_arrays([rows, other.sources[column]]) for column, rows in one.sources.items()},
         pairs(one.origins, other.origins),
+        pa.concat_arrays([one.lost, other.lost]),
     )
 
 
@@ -223,6 +237,7 @@ def _by_hash_where(
         found.keys,
         {column: numbers.take(rows) for column, rows in found.sources.items()},
         found.origins,
+        found.lost,
     )
 
 

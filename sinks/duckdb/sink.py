@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from cdcflow.errors import Permanent, Rejected
 from cdcflow.model import MESSAGES, Batch, Relation
-from cdcflow.sink import Finding, FlowContext, SinkOptions
+from cdcflow.sink import ExpectedTable, Finding, FlowContext, SinkOptions
 from cdcflow_sinks.duckdb import database
 from cdcflow_sinks.duckdb.apply import apply, generations
 from cdcflow_sinks.duckdb.failures import FATAL, translated
+from cdcflow_sinks.duckdb.judging import judge
 from cdcflow_sinks.duckdb.messages import append
 from cdcflow_sinks.duckdb.probe import probe
 from cdcflow_sinks.duckdb.query import run_query
@@ -26,7 +27,7 @@ Result = TypeVar("Result")
 
 
 class DuckDBSink:
-    """Implements Sink, TransactionalSink, SchemaSink, QuerySink and Probe.
+    """Implements Sink, TransactionalSink, SchemaSink, QuerySink, Probe and Judges.
 
     DuckDB blocks while it works, so every call of it runs in a thread of the sink's own; queries run in
     others, beside it.
@@ -70,6 +71,9 @@ class DuckDBSink:
 
     async def probe(self) -> Sequence[Finding]:
         return await asyncio.to_thread(probe, self._settings)
+
+    def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
+        return judge(f"flow {self._flow}", tables, self._settings.schemas)
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         if self._thread is None:

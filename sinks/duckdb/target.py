@@ -69,13 +69,13 @@ def bind(
     the table that is there has other columns.
     """
     schema = schemas.get(relation.schema, relation.schema)
-    _check_names(relation, schema)
+    check_names(relation, schema)
     for (found,) in connection.execute(statements.SCHEMAS, [database]).fetchall():
-        if found != schema and _fold(found) == _fold(schema):
-            raise _clash(relation, f"schema {schema}", f"schema {found}")
+        if found != schema and fold(found) == fold(schema):
+            raise clash(relation, f"schema {schema}", f"schema {found}")
     for other, found in connection.execute(statements.TABLES, [database]).fetchall():
-        if other == schema and found != relation.name and _fold(found) == _fold(relation.name):
-            raise _clash(relation, f"table {relation.name}", f"table {found}")
+        if other == schema and found != relation.name and fold(found) == fold(relation.name):
+            raise clash(relation, f"table {relation.name}", f"table {found}")
 
     table = table_name(database, relation, schemas)
     wanted = [(column.name, types.of(column)) for column in relation.columns]
@@ -92,8 +92,9 @@ def bind(
     return Target(relation, table, kinds), bool(missing)
 
 
-def _check_names(relation: Relation, schema: str) -> None:
-    if _fold(schema) == statements.CHECKPOINT_SCHEMA:
+def check_names(relation: Relation, schema: str) -> None:
+    """Raises Permanent where the relation cannot be a table of `schema`, whatever else is there."""
+    if fold(schema) == statements.CHECKPOINT_SCHEMA:
         raise Permanent(
             f"{relation.qualified} would go to the schema {schema}, which cdcflow keeps its checkpoints in",
             hint="map it to another one with the sink's setting `schemas`",
@@ -103,18 +104,19 @@ def _check_names(relation: Relation, schema: str) -> None:
             f"{relation.qualified} has no columns, and DuckDB has no tables without columns",
             hint="exclude the table from the flow",
         )
-    folded = Counter(_fold(name) for name in relation.names)
-    same = [name for name in relation.names if folded[_fold(name)] > 1]
+    folded = Counter(fold(name) for name in relation.names)
+    same = [name for name in relation.names if folded[fold(name)] > 1]
     if same:
-        raise _clash(relation, f"column {same[0]}", f"column {same[1]}")
+        raise clash(relation, f"column {same[0]}", f"column {same[1]}")
 
 
-def _fold(name: str) -> str:
+def fold(name: str) -> str:
     """The name as DuckDB compares it: only ASCII letters lose their case."""
     return "".join(mark.lower() if mark.isascii() else mark for mark in name)
 
 
-def _clash(relation: Relation, wanted: str, found: str) -> Permanent:
+def clash(relation: Relation, wanted: str, found: str) -> Permanent:
+    """The error for two names of the source that are one name to DuckDB."""
     return Permanent(
         f"{relation.qualified}: DuckDB takes {wanted} and {found} for the same name",
         hint="exclude one of them from the flow, rename it at the source, or map its schema elsewhere "

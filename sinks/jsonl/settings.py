@@ -6,6 +6,7 @@ from pydantic import Field
 
 from cdcflow.sink import ConfigPath, Settings, SinkSettings
 from cdcflow.sink.quantities import Duration, Size
+from cdcflow.types import Numbers
 
 
 class Rotate(Settings):
@@ -25,3 +26,6 @@ class JsonlSettings(SinkSettings):
     type: Literal["jsonl"] = "jsonl"
     path: ConfigPath
     rotate: Rotate = Rotate()
+    #: `safe`: what JavaScript would change (integers beyond 2^53, numeric) is a string. `exact`: every number
+    #: is a JSON number with all its digits, for readers that have exact numbers.
+    numbers: Numbers = "safe"

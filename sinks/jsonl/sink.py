@@ -9,7 +9,7 @@ from typing import TypeVar, TypeVarTuple
 
 from cdcflow.errors import Permanent
 from cdcflow.model import Batch
-from cdcflow.sink import Finding, FlowContext
+from cdcflow.sink import ExpectedTable, Finding, FlowContext, judge_events
 from cdcflow.sink.event import encode, events
 from cdcflow_sinks.jsonl.files import FlowFiles
 from cdcflow_sinks.jsonl.settings import JsonlSettings
@@ -54,6 +54,9 @@ class JsonlSink:
     async def probe(self) -> Sequence[Finding]:
         return await asyncio.to_thread(self._look)
 
+    def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
+        return judge_events(f"flow {self._flow}", tables)
+
     async def _call(self, function: Callable[[*Given], T], *given: *Given) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *given)
 
@@ -69,7 +72,7 @@ class JsonlSink:
             if batch.end <= have:
                 return
             batch = batch.slice(have - batch.base, batch.count)
-        for index, event in events(batch):
+        for index, event in events(batch, self._settings.numbers):
             offset = batch.base + index
             self._files.append(offset, b'{"offset":%d,%s\n' % (offset, encode(event)[1:]))
         self._files.commit(batch.end)

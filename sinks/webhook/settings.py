@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_va
 
 from cdcflow.sink import Secret, SinkSettings
 from cdcflow.sink.quantities import Duration
+from cdcflow.types import Numbers
 from cdcflow_sinks.webhook.signature import signing_key
 
 #: RFC 9110, section 5.6.2.
@@ -76,6 +77,9 @@ class WebhookSettings(SinkSettings):
     #: Seconds until a request without a whole answer has failed. Standard Webhooks: 15 to 30 s.
     timeout: Annotated[Duration, Field(gt=0)] = 15.0
     headers: Annotated[dict[str, Secret], AfterValidator(_headers)] = Field(default_factory=dict)
+    #: `safe`: what JavaScript would change (integers beyond 2^53, numeric) is a string. `exact`: every number
+    #: is a JSON number with all its digits, for receivers that have exact numbers.
+    numbers: Numbers = "safe"
 
     @model_validator(mode="after")
     def _options_have_an_effect(self) -> Self:

@@ -26,7 +26,7 @@ from itertools import accumulate
 
 from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient
 from cdcflow.model import Batch
-from cdcflow.sink import Finding, FlowContext
+from cdcflow.sink import ExpectedTable, Finding, FlowContext, judge_events
 from cdcflow.sink.event import encode, events
 from cdcflow_sinks.webhook.answer import Failure, Outcome, excerpt, judge
 from cdcflow_sinks.webhook.connection import Endpoint, Headers, Line, NoAnswer
@@ -97,12 +97,15 @@ class WebhookSink:
             found.append(Finding("warning", subject, "requests are not signed", remedy))
         return found
 
+    def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
+        return judge_events(f"flow {self._flow}", tables)
+
     # One change per request.
 
     async def _write_each(self, batch: Batch) -> None:
         changes = []
         bodies = []
-        for change, (_, event) in zip(batch.changes(), events(batch), strict=True):
+        for change, (_, event) in zip(batch.changes(), events(batch, self._settings.numbers), strict=True):
             if change.offset >= self._done and change.offset not in self._accepted:
                 changes.append(change)
                 bodies.append((str(change.position), encode(event)))
@@ -140,7 +143,7 @@ class WebhookSink:
     async def _write_together(self, batch: Batch) -> None:
         waiting = [
             (batch.base + index, event["id"], encode(event))
-            for index, event in events(batch)
+            for index, event in events(batch, self._settings.numbers)
             if batch.base + index >= self._done
         ]
         while waiting:

@@ -1,5 +1,6 @@
 """A whole cdcflow under test: a server, a configuration, `cdcflow run` as a process, and a hard workload."""
 
+import json
 import os
 import random
 import signal
@@ -14,11 +15,13 @@ from typing import Any
 import duckdb
 import psycopg
 
-from cdcflow.demo.compare import Ask
+from cdcflow.demo.compare import Ask, compare
+from cdcflow.demo.deliveries import check
 from cdcflow.engine import control
-from cdcflow.journal import Reader
+from cdcflow.journal import Reader, verify
 from cdcflow.model import parse_lsn
 from cdcflow.source.setup import setup
+from cdcflow.testing.journals import read_all
 from cdcflow.testing.postgres import Server
 from cdcflow.testing.waiting import eventually
 
@@ -231,3 +234,70 @@ def warehouse(path: Path) -> Iterator[Ask]:
         yield lambda query: connection.execute(query).fetchall()
     finally:
         connection.close()
+
+
+def kill(project: Project, target: str, draw: random.Random) -> bool:
+    """Kills one process; says whether there was one to kill."""
+    if target == "postgres":
+        if draw.random() < 0.5:
+            project.server.stop("immediate")
+        else:
+            project.server.kill()
+        project.server.start()
+        return True
+    if target == "supervisor":
+        project.process.kill()
+        project.process.wait()
+        return True
+    status = project.status()
+    if status is None:
+        return False
+    if target == "capture":
+        pid = status["capture"]["pid"]
+    else:
+        pid = draw.choice(status["flows"])["pid"]
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def assert_identical(project: Project, path: Path) -> None:
+    """Every table of the source is, value by value, what the warehouse's file holds."""
+    with psycopg.connect(project.dsn, autocommit=True) as connection, warehouse(path) as ask:
+        for comparison in compare(connection, ask, TABLES):
+            assert comparison.identical, f"{comparison.table}: {comparison.verdict}"
+
+
+def assert_whole(project: Project, record: Path) -> None:
+    """Nothing was lost and nothing invented: in the warehouse, at the webhook, in the journal, in the
+    files. The engine is stopped and has delivered everything."""
+    assert_identical(project, project.warehouse)
+    with psycopg.connect(project.dsn, autocommit=True) as connection:
+        deliveries = check(connection, project.journal, record, ["accounts", "moves"])
+        assert deliveries.complete, deliveries.verdict
+    assert not list(verify(project.journal))
+    ids = assert_no_gap(project)
+    files = sorted(project.files.rglob("*.jsonl"))
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    assert [json.loads(line)["id"] for line in lines] == ids
+
+
+def assert_no_gap(project: Project) -> list[str]:
+    """Positions increase strictly, and within each transaction ordinals count 1, 2, 3 …"""
+    ids = []
+    lsn = ordinal = 0
+    for batch in read_all(project.journal):
+        for change in batch.changes():
+            position = change.position
+            if position.commit_lsn == lsn:
+                assert position.ordinal == ordinal + 1, f"gap or repetition at {position}"
+            else:
+                assert position.commit_lsn > lsn
+                assert position.ordinal == 1, f"a transaction begins at {position}"
+            lsn, ordinal = position
+            ids.append(str(position))
+    return ids

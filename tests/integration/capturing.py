@@ -1,11 +1,12 @@
 """Capture in a thread of the test, and what its journal then holds."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 from psycopg import sql
 
 from cdcflow.journal import Reader
@@ -109,3 +110,21 @@ def journaled(journal: Path, count: int) -> list[Change]:
 
     eventually(reached, what=f"{count} changes in the journal")
     return changes(journal)
+
+
+@contextmanager
+def memory_bounded(megabytes: int) -> Iterator[Callable[[], bool]]:
+    """Gives a function that looks at this process' memory, and fails the test if it grew by more than so
+    much since the start."""
+    process = psutil.Process()
+    before = process.memory_info().rss
+    most = before
+
+    def look() -> bool:
+        nonlocal most
+        most = max(most, process.memory_info().rss)
+        return True
+
+    yield look
+    look()
+    assert (most - before) >> 20 < megabytes

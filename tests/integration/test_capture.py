@@ -165,9 +165,9 @@ def test_an_unchanged_toast_value_is_neither_null_nor_lost(postgres: Database, t
         found = journaled(tmp_path / "journal", 3)
     assert found[0].new == {"id": "1", "n": "1", "body": LONG}
     assert found[1].new == {"id": "1", "n": "2", "body": UNCHANGED}
-    # Under FULL the server sends the old value, and again that the new one is unchanged.
+    # Under FULL the server sends the old value, and the new one is the same.
     assert found[2].old == {"id": "1", "n": "2", "body": LONG}
-    assert found[2].new == {"id": "1", "n": "3", "body": UNCHANGED}
+    assert found[2].new == {"id": "1", "n": "3", "body": LONG}
 
 
 def test_a_new_shape_makes_a_new_generation(postgres: Database, tmp_path: Path) -> None:
@@ -191,14 +191,13 @@ def test_confirmation_waits_for_the_flows_only_where_it_is_asked_to(
     postgres.execute("CREATE TABLE t (id int PRIMARY KEY)")
     publish(postgres, "t")
     journal = tmp_path / "journal"
-    before = confirmed(postgres)
     with capturing(postgres, journal, confirm_delivered=confirm_delivered) as running:
         postgres.execute("INSERT INTO t SELECT generate_series(1, 100)")
         journaled(journal, 100)
         end = wal_end(postgres)
         if confirm_delivered:
             with pytest.raises(TimeoutError):
-                eventually(lambda: confirmed(postgres) > before, timeout=3)
+                eventually(lambda: confirmed(postgres) >= end, timeout=3)
             running.capture.delivered(100)
         eventually(lambda: confirmed(postgres) >= end, what="the confirmation")
 
@@ -425,6 +424,27 @@ def test_a_wal_sender_timeout_shorter_than_a_full_disk_does_not_end_the_session(
         assert_sound(journal)
     finally:
         postgres.execute(sql.SQL("ALTER ROLE CURRENT_USER RESET wal_sender_timeout"))
+
+
+def test_a_stop_does_not_wait_for_a_full_disk(
+    postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    publish(postgres, "t")
+    journal = tmp_path / "journal"
+
+    def refuse(_: Writer, batch: Any) -> Any:
+        raise JournalFull("no room")
+
+    with monkeypatch.context() as patch, capturing(postgres, journal) as running:
+        patch.setattr(Writer, "append", refuse)
+        insert(postgres, 1, 1000)
+        eventually(lambda: running.latest["state"] == "waiting for disk", what="the full disk")
+        running.capture.stop()
+        assert running.join() is None
+    with capturing(postgres, journal):
+        found = journaled(journal, 1000)
+    assert [int(str((c.new or {})["id"])) for c in found] == list(range(1, 1001))
 
 
 def walsender(postgres: Database) -> int | None:

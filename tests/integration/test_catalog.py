@@ -68,7 +68,7 @@ def test_a_publication_is_read_with_its_columns_and_row_filters(postgres: Databa
         found = catalog.publication(connection, postgres.publication)
         assert catalog.publication(connection, "no such") is None
     assert found is not None
-    assert found.members == (catalog.Member("public", "t", ("id",), "(id > 7)"),)
+    assert found.members == (catalog.Member("public", "t", ("id",), "(id > 7)", ("id",)),)
     assert found.left_out == ["update", "delete", "truncate"]
 
 

@@ -58,7 +58,13 @@ def mend(database: Database, finding: Finding) -> None:
 def test_a_source_in_order_gives_no_complaint_and_says_what_it_saw(ready: Database) -> None:
     findings = preflight(ready.dsn, ("public.*",), ready.publication, ready.slot)
     assert {finding.severity for finding in findings} == {"ok"}
-    assert {finding.subject for finding in findings} == {"server", "tables", "publication", "slot"}
+    assert {finding.subject for finding in findings} == {
+        "server",
+        "tables",
+        "publication",
+        "slot",
+        "max_slot_wal_keep_size",
+    }
     assert "1 tables" in next(f.message for f in findings if f.subject == "tables")
 
 

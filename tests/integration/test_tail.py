@@ -17,17 +17,19 @@ from cdcflow.testing.database import Database
 from cdcflow.testing.waiting import eventually
 from integration.capturing import publish
 
-PROGRAM = [sys.executable, "-c", "from cdcflow.cli.main import main; main()"]
+MAIN = "from cdcflow.cli.main import main; main()"
+#: Waits longer than any test, so that only what wakes it can end it.
+PATIENT = f"import cdcflow.source.tail as tail; tail.STATUS_INTERVAL = 600.0; {MAIN}"
 
 
 class Tail:
     """A running `cdcflow tail`; its data and its words go to files."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, program: str = MAIN) -> None:
         self._data, self._words = directory / "data", directory / "words"
         with self._data.open("w") as data, self._words.open("w") as words:
             self.process = subprocess.Popen(
-                [*PROGRAM, "tail", *arguments],
+                [sys.executable, "-c", program, "tail", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=data,
                 stderr=words,
@@ -48,8 +50,8 @@ class Tail:
 
 
 @contextmanager
-def tailing(directory: Path, *arguments: str) -> Iterator[Tail]:
-    tail = Tail(directory, *arguments)
+def tailing(directory: Path, *arguments: str, program: str = MAIN) -> Iterator[Tail]:
+    tail = Tail(directory, *arguments, program=program)
     try:
         eventually(lambda: "watching" in tail.words or tail.process.poll() is not None, timeout=30)
         assert tail.process.poll() is None, tail.words
@@ -88,6 +90,16 @@ def test_messages_are_watched_without_any_table(postgres: Database, tmp_path: Pa
         postgres.execute("SELECT pg_logical_emit_message(true, 'orders.paid', '42')")
         postgres.execute("SELECT pg_logical_emit_message(false, 'orders.raw', '\\xff'::bytea)")
         assert tail.lines(2) == ["» orders.paid  42", "» orders.raw  (bytes) /w=="]
+    assert leftovers(postgres) == []
+
+
+def test_a_signal_ends_it_at_once_on_a_quiet_database(postgres: Database, tmp_path: Path) -> None:
+    postgres.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+    with tailing(tmp_path, postgres.dsn, program=PATIENT) as tail:
+        postgres.execute("INSERT INTO orders VALUES (1)")
+        tail.lines(1)
+        tail.process.send_signal(signal.SIGINT)
+        assert tail.process.wait(30) == 0, tail.words
     assert leftovers(postgres) == []
 
 

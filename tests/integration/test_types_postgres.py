@@ -2,6 +2,8 @@
 
 import struct
 from collections.abc import Iterator
+from hashlib import md5
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -13,11 +15,13 @@ import pytest
 from cdcflow import types
 from cdcflow.decode import Decoder
 from cdcflow.errors import Permanent
-from cdcflow.model import Batch, Column
+from cdcflow.model import Batch, Column, Op
 from cdcflow.source.connection import connect
 from cdcflow.testing.database import Database
 from cdcflow.types import PgType
 from cdcflow.types.builtin import BY_NAME, BY_OID
+from integration.capturing import capturing, journaled, publish
+from oracle.answers import ask, said_by_duckdb, said_by_postgres
 
 Connection = psycopg.Connection[Any]
 
@@ -121,11 +125,9 @@ def source(postgres: Database) -> Iterator[Connection]:
 
 
 def raw(source: Connection, sql: str) -> list[str]:
-    """A query's one column as the types' output functions write it: what COPY and pgoutput carry."""
-    result = source.pgconn.exec_(sql.encode())
-    assert not result.error_message, result.error_message.decode()
-    values = [result.get_value(row, 0) for row in range(result.ntuples)]
-    return ["" if value is None else bytes(value).decode() for value in values]
+    """A query's one column, without NULL."""
+    [values] = ask(source, sql)
+    return [value or "" for value in values]
 
 
 def filled(source: Connection, name: str) -> PgType:
@@ -145,70 +147,20 @@ def filled(source: Connection, name: str) -> PgType:
     return types.of(Column("v", row[0], row[1]))
 
 
-#: DuckDB type → an SQL expression of Postgres that says exactly which value `v` is. Types that are not
-#: here are said by their text.
-SAID_BY_POSTGRES = {
-    "FLOAT": "encode(float8send(v), 'hex')",
-    "DOUBLE": "encode(float8send(v), 'hex')",
-    "BLOB": "encode(v, 'hex')",
-    "DATE": "CASE WHEN isfinite(v) THEN (v - DATE '1970-01-01')::text ELSE v::text END",
-    "TIME": "(extract(epoch FROM v) * 1000000)::int8",
-    "TIMESTAMP": "CASE WHEN isfinite(v) THEN (extract(epoch FROM v) * 1000000)::int8::text ELSE v::text END",
-    "INTERVAL": (
-        "concat_ws(' ', extract(year FROM v) * 12 + extract(month FROM v), extract(day FROM v),"
-        " ((extract(hour FROM v) * 3600 + extract(minute FROM v) * 60) * 1000000"
-        " + extract(microseconds FROM v))::int8)"
-    ),
-    "BOOLEAN": "v::text",
-}
-SAID_BY_POSTGRES["TIMESTAMP WITH TIME ZONE"] = SAID_BY_POSTGRES["TIMESTAMP"]
-
-#: The same of DuckDB, as far as SQL is needed for it.
-SAID_BY_DUCKDB = {
-    "INTERVAL": (
-        "concat_ws(' ', datepart('year', v) * 12 + datepart('month', v), datepart('day', v),"
-        " datepart('hour', v) * 3600000000 + datepart('minute', v) * 60000000 + datepart('microsecond', v))"
-    ),
-    "FLOAT": "v::DOUBLE",
-    "BLOB": "lower(hex(v))",
-}
-
-
-def said_by_duckdb(kind: PgType, values: pa.Array) -> list[str]:
-    """Puts the values into a column of the warehouse's type and says which ones it holds."""
-    connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'")
-    connection.execute(f"CREATE TABLE t (n INTEGER, v {kind.duckdb})")
-    connection.register("stage", pa.table({"n": pa.array(range(len(values))), "v": values}))
-    connection.execute("INSERT INTO t SELECT n, v FROM stage")
-    expression = SAID_BY_DUCKDB.get(kind.duckdb, "v" if kind.duckdb in SAID_BY_POSTGRES else "v::VARCHAR")
-    if kind.duckdb.startswith("DECIMAL"):
-        expression = "v"
-    found = connection.sql(f"SELECT {expression} AS v FROM t ORDER BY n").to_arrow_table().column("v")
-    array = found.combine_chunks()
-    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-    if kind.duckdb in ("FLOAT", "DOUBLE"):
-        return [struct.pack(">d", value).hex() for value in array.to_pylist()]
-    if kind.duckdb in ("DATE", "TIME", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE"):
-        most = 2**31 - 1 if kind.duckdb == "DATE" else 2**63 - 1
-        words = {most: "infinity", -most: "-infinity"}
-        numbers = array.view(pa.int32() if kind.duckdb == "DATE" else pa.int64()).to_pylist()
-        return [words.get(number, str(number)) for number in numbers]
-    if kind.duckdb.startswith("DECIMAL"):
-        # DuckDB's own text leaves out the zero before the point where no digit can stand there.
-        return [f"{value:f}" for value in array.to_pylist()]
-    return ["true" if value is True else "false" if value is False else value for value in array.to_pylist()]
-
-
 @pytest.mark.parametrize("name", VALUES)
 def test_the_warehouse_holds_the_value_that_postgres_has(source: Connection, name: str) -> None:
     kind = filled(source, name)
     texts = raw(source, "SELECT v FROM public.t ORDER BY n")
+    values = kind.to_arrow(pa.array(texts, pa.string()))
+    warehouse = duckdb.connect()
+    warehouse.execute("SET TimeZone = 'UTC'")
+    warehouse.execute(f"CREATE TABLE t (n INTEGER, v {kind.duckdb})")
+    warehouse.register("stage", pa.table({"n": pa.array(range(len(values))), "v": values}))
+    warehouse.execute("INSERT INTO t SELECT n, v FROM stage")
 
-    found = said_by_duckdb(kind, kind.to_arrow(pa.array(texts, pa.string())))
+    found = said_by_duckdb(warehouse, kind.duckdb, "t", "v")
 
-    said = SAID_BY_POSTGRES.get(kind.duckdb)
-    assert found == (raw(source, f"SELECT {said} FROM public.t ORDER BY n") if said else texts)
+    assert found == raw(source, f"SELECT {said_by_postgres(kind.duckdb, 'v')} FROM public.t ORDER BY n")
 
 
 #: Types whose JSON is not Postgres' own, and how Postgres says it all the same.
@@ -364,3 +316,75 @@ def test_types_of_users_and_extensions_are_known_from_the_stream(
         kind_of_column = types.of(group.relation.columns[i])
         [text] = group.new(i).to_pylist()
         assert orjson.loads(orjson.dumps(kind_of_column.json(text))) == wanted, name
+
+
+def test_an_enum_is_the_label_of_its_time(postgres: Database, source: Connection) -> None:
+    source.execute(b"CREATE TYPE public.mood AS ENUM ('ok', 'so so')")
+    source.execute(b"CREATE TABLE public.t (v public.mood, w public.mood[], x regclass)")
+    source.execute(b"CREATE VIEW public.here AS SELECT 1 AS a")
+
+    [group] = streamed(
+        postgres,
+        source,
+        "INSERT INTO public.t VALUES ('ok', '{ok,NULL}', 'public.here')",
+        "ALTER TYPE public.mood ADD VALUE 'new, and quoted' BEFORE 'ok'",
+        "INSERT INTO public.t VALUES ('new, and quoted', '{\"new, and quoted\"}', 'public.here')",
+        "ALTER TYPE public.mood RENAME VALUE 'ok' TO 'fine'",
+        "ALTER VIEW public.here RENAME TO there",
+        "INSERT INTO public.t VALUES ('fine', '{fine}', 'public.there')",
+        "ALTER TYPE public.mood RENAME TO feeling",
+        "ALTER TYPE public.feeling SET SCHEMA pg_catalog",
+        "INSERT INTO public.t VALUES ('fine', '{so so}', 'public.there')",
+    ).groups
+
+    assert group.new(0).to_pylist() == ["ok", "new, and quoted", "fine", "fine"]
+    lists = types.of(group.relation.columns[1])
+    assert [lists.json(text) for text in group.new(1).to_pylist()] == [
+        ["ok", None],
+        ["new, and quoted"],
+        ["fine"],
+        ["so so"],
+    ]
+    assert group.new(2).to_pylist() == ["public.here", "public.here", "public.there", "public.there"]
+
+
+def test_a_composite_is_text_since_its_attributes_change_without_a_word(
+    postgres: Database, source: Connection
+) -> None:
+    source.execute(b"CREATE TYPE public.pair AS (a int, b text)")
+    source.execute(b"CREATE TABLE public.t (v public.pair, w public.pair[])")
+
+    # One group is one generation: pgoutput says nothing of the ALTER TYPEs. The first value and the last
+    # look alike, and their second attributes are different ones.
+    [group] = streamed(
+        postgres,
+        source,
+        "INSERT INTO public.t VALUES (ROW(1, '3'), ARRAY[ROW(1, NULL), ROW(1, ''), NULL]::public.pair[])",
+        "ALTER TYPE public.pair RENAME ATTRIBUTE a TO alpha",
+        "ALTER TYPE public.pair ADD ATTRIBUTE c int",
+        "INSERT INTO public.t VALUES (ROW(1, 'x', 3), NULL)",
+        "ALTER TYPE public.pair DROP ATTRIBUTE b",
+        "INSERT INTO public.t VALUES (ROW(1, 3), NULL)",
+    ).groups
+
+    single, several = map(types.of, group.relation.columns)
+    assert [single.json(text) for text in group.new(0).to_pylist()] == ["(1,3)", "(1,x,3)", "(1,3)"]
+    assert several.json(group.new(1)[0].as_py()) == ["(1,)", '(1,"")', None]
+
+
+def test_values_beyond_eight_megabytes_arrive_whole_on_both_paths(postgres: Database, tmp_path: Path) -> None:
+    postgres.execute("CREATE TABLE public.t (n int PRIMARY KEY, v text, w bytea)")
+    huge = "SELECT {n}, repeat('ü\\\t', 4 << 20), decode(repeat('00ff5c0a', 3 << 20), 'hex')"
+    postgres.execute(f"INSERT INTO public.t {huge.format(n=1)}")
+    publish(postgres, "t")
+    with capturing(postgres, tmp_path / "journal", backfill=True):
+        postgres.execute(f"INSERT INTO public.t {huge.format(n=2)}")
+        found = journaled(tmp_path / "journal", 2)
+
+    assert [change.op for change in found] == [Op.READ, Op.INSERT]
+    [(text, data)] = postgres.execute(
+        "SELECT md5(v), md5('\\x' || encode(w, 'hex')) FROM public.t WHERE n = 1"
+    )
+    for change in found:
+        assert change.new is not None
+        assert [md5(str(change.new[name]).encode()).hexdigest() for name in "vw"] == [text, data]

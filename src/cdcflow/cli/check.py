@@ -1,5 +1,6 @@
 """`cdcflow check`: whether everything is as it must be, before and without starting."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,9 +8,11 @@ import typer
 from cdcflow.cli import output
 from cdcflow.cli.findings import described, print_findings
 from cdcflow.cli.invocation import load_config
-from cdcflow.errors import CdcflowError
+from cdcflow.errors import CdcflowError, ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cdcflow.config import Config
     from cdcflow.sink import Finding
 
@@ -20,10 +23,21 @@ _WRONG = 3
 def check(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    fix_sql: Annotated[
+        bool, typer.Option("--fix-sql", help="Print all remedies as one script for psql, and run nothing.")
+    ] = False,
 ) -> None:
     """Check the configuration, the database and every sink. Ends with 3 if something must be mended."""
+    if as_json and fix_sql:
+        raise ConfigurationError("--json and --fix-sql are two different outputs", hint="ask for one of them")
     config = load_config(context)
-    findings = [*_source(config), *_sinks(config)]
+    if fix_sql:
+        _script(config)
+        return
+    from cdcflow.engine.examination import check_all
+
+    running = _running(config)
+    findings = [*check_all(config), *_sinks(config, running)]
     if as_json:
         output.json([described(finding) for finding in findings])
     else:
@@ -31,21 +45,47 @@ def check(
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = sum(finding.severity == "warning" for finding in findings)
     output.say(f"{errors} error(s), {warnings} warning(s)")
+    script = "; `cdcflow check --fix-sql` prints the SQL as one script" if _has_sql(findings) else ""
     if errors:
-        output.next_step("mend what is marked as error, then `cdcflow check` again")
+        output.next_step(f"mend what is marked as error, then `cdcflow check` again{script}")
         raise typer.Exit(_WRONG)
-    output.next_step("`cdcflow run`")
+    if not running:
+        output.next_step(f"`cdcflow run`{script}")
 
 
-def _source(config: "Config") -> "list[Finding]":
-    from cdcflow.source.preflight import preflight
+def _running(config: "Config") -> "Mapping[str, str]":
+    """The state of each flow that an engine delivers now, by its name."""
+    from cdcflow.engine import control
 
-    source = config.source
-    return preflight(source.dsn.get_secret_value(), source.tables, source.publication, source.slot)
+    try:
+        document = control.status(config.engine.state) or {"flows": []}
+    except CdcflowError:  # one that does not answer: the source's slot says that it is there
+        return {}
+    return {flow["name"]: flow["state"] for flow in document["flows"] if flow.get("pid")}
 
 
-def _sinks(config: "Config") -> "list[Finding]":
-    """What each flow's sink says of itself, if it can be asked without opening it."""
+def _has_sql(findings: "Sequence[Finding]") -> bool:
+    return any(finding.sql and finding.severity != "ok" for finding in findings)
+
+
+def _script(config: "Config") -> None:
+    """The script on stdout. A server that cannot be asked is told as any other error of it."""
+    from cdcflow.engine.examination import check_source, judge_flows
+    from cdcflow.source.remedies import script
+
+    examined = check_source(config)
+    if not examined.database:
+        print_findings(examined.findings, err=True)
+        raise typer.Exit(_WRONG)
+    findings = [*examined.findings, *judge_flows(config, examined.tables)]
+    output.data(script(findings, database=examined.database, role=examined.role).rstrip("\n"))
+    if _has_sql(findings):
+        output.next_step("let the DBA run this with psql, then `cdcflow check`")
+
+
+def _sinks(config: "Config", running: "Mapping[str, str]") -> "list[Finding]":
+    """What each flow's sink says of itself, if it can be asked without opening it. Of one that no other
+    process can open while the engine has it, the engine knows more."""
     import asyncio
     import tempfile
     from pathlib import Path
@@ -55,6 +95,12 @@ def _sinks(config: "Config") -> "list[Finding]":
     found: list[Finding] = []
     for flow in config.flows.values():
         entry = config.sinks[flow.to]
+        if flow.name in running and entry.plugin.exclusive(entry.settings) is not None:
+            fine = running[flow.name] != "needs attention"
+            said = f"in use by the running engine, whose flow {flow.name} is {running[flow.name]}"
+            remedy = "" if fine else "`cdcflow status` tells the reason"
+            found.append(Finding("ok" if fine else "warning", f"sink {flow.to}", said, remedy))
+            continue
         with tempfile.TemporaryDirectory() as state:
             sink = entry.plugin.create(entry.settings, flow.options, FlowContext(flow.name, Path(state)))
             if isinstance(sink, Probe):

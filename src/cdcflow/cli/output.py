@@ -11,6 +11,11 @@ import typer
 #: What a table shows for an unknown or absent value on a terminal. Off it the field is empty.
 ABSENT = "–"
 
+#: What a terminal would obey, as signs that it shows instead: values come from anybody who can write to a
+#: table. Tabs and line ends are for the table to lay out.
+_SIGNS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
+_SIGNS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
 
 def say(text: str) -> None:
     """One line of progress."""
@@ -91,9 +96,11 @@ def rich_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Any:
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for index, name in enumerate(columns):
         numeric = all(isinstance(row[index], int | float | None) for row in body)
-        shown.add_column(name, justify="right" if numeric and body else "left", overflow="fold")
+        shown.add_column(
+            Text(visible(name)), justify="right" if numeric and body else "left", overflow="fold"
+        )
     for row in body:
-        shown.add_row(*(Text(ABSENT, style="dim") if v is None else Text(cell(v)) for v in row))
+        shown.add_row(*(Text(ABSENT, style="dim") if v is None else Text(visible(cell(v))) for v in row))
     return shown
 
 
@@ -107,6 +114,11 @@ def cell(value: object) -> str:
     if isinstance(value, bytes):
         return f"\\x{value.hex()}"
     return str(value)
+
+
+def visible(text: str) -> str:
+    """The text with every control character as a sign, for a terminal."""
+    return text.translate(_SIGNS)
 
 
 def size(count: int) -> str:

@@ -92,11 +92,13 @@ def _watch(config: "Config", *, as_json: bool) -> None:
 def _print(document: Document) -> None:
     for line in summary(document):
         output.say(line)
-    if not output.on_terminal():
+    if output.on_terminal():
+        output.table(*_seen(document))
+        lines = [*remarks(document), *troubles(document)]
+    else:
         output.table(COLUMNS, rows(document))
-        return
-    output.table(*_seen(document))
-    for line in remarks(document):
+        lines = troubles(document)
+    for line in lines:
         output.say(line)
 
 
@@ -105,7 +107,8 @@ def _screen(document: Document) -> Any:
     from rich.text import Text
 
     table = output.rich_table(*_seen(document))
-    return Group(*map(Text, summary(document)), Text(), table, *map(Text, remarks(document)))
+    lines = [*remarks(document), *troubles(document)]
+    return Group(*map(Text, summary(document)), Text(), table, *map(Text, lines))
 
 
 COLUMNS = ("flow", "state", "lag", "behind", "delivered", "last delivery", "retries", "restarts", "reason")
@@ -127,6 +130,13 @@ def remarks(document: Document) -> list[str]:
         if told:
             found.append(f"{flow['name']}: {', '.join(told)}")
     return found
+
+
+def troubles(document: Document) -> list[str]:
+    """A line for everything that the engine's own checks found not in order, and where its remedy is."""
+    findings = document.get("findings") or ()
+    found = [f"{finding['severity']}: {finding['subject']}: {finding['message']}" for finding in findings]
+    return [*found, "`cdcflow check` says what to do"] if found else []
 
 
 def rows(document: Document) -> list[tuple[object, ...]]:
@@ -169,6 +179,8 @@ def summary(document: Document) -> list[str]:
     lines.append(f"capture  {capture['state']}, slot {capture['slot']}, {behind}")
     if capture.get("error"):
         lines.append(f"         {capture['error']}")
+    for finding in capture.get("findings") or ():
+        lines.append(f"{finding['severity']}  {finding['subject']}: {finding['message']}")
     if capture.get("backfill"):
         steps = ", ".join(f"{key} {value}" for key, value in capture["backfill"].items() if value is not None)
         lines.append(f"backfill {steps}")

@@ -1,5 +1,6 @@
 """`cdcflow tail`: live changes on the terminal, with nothing but a DSN."""
 
+import os
 import signal
 import threading
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,26 +73,31 @@ def tail(
     # SIGTERM ends it like Ctrl-C does: the publications must go.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    # A wait goes on behind a signal's handler (PEP 475), unless the signal is there to read.
+    woken, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    signal.set_wakeup_fd(wakes)
 
     def ready(names: list[str]) -> None:
         shown = [n for n in names if wanted.matches(*n.split(".", 1))]
         if shown or not prefixes:
-            listed = f"{', '.join(shown[:8])}{' …' if len(shown) > 8 else ''}"
-            output.say(f"watching {len(shown)} table(s): {listed}")
+            named = ", ".join(map(_name, shown[:8])) + (" …" if len(shown) > 8 else "")
+            output.say(f"watching {len(shown)} table(s): {named}")
         if prefixes:
-            output.say(f"watching messages: {', '.join(messages or [])}")
+            output.say(f"watching messages: {', '.join(map(_name, messages or []))}")
 
     pretty = form == "pretty" or (form is None and output.on_terminal())
     seen = 0
-    batches = stream(
+    found = stream(
         dsn,
         tables=table or [],
         publication=publication,
         messages=prefixes,
         stopping=stop.is_set,
         ready=ready,
+        wake_on=woken,
     )
-    for batch in batches:
+    for batch in found:
         for line in _lines(select(batch), pretty=pretty):
             output.data(line)
             seen += 1
@@ -116,18 +122,21 @@ def _pretty(event: dict[str, Any]) -> str:
     mark, colour = MARKS[event["op"]]
     if event["op"] == "message":
         content = event["content"] if event["content"] is not None else f"(bytes) {event['bytes']}"
-        return f"{typer.style(mark, fg=colour, bold=True)} {event['prefix']}  {_short(content)}"
+        return f"{typer.style(mark, fg=colour, bold=True)} {_name(event['prefix'])}  {_short(content)}"
     key = event["key"] or {}
     row = event["new"] if event["new"] is not None else event["old"]
-    parts = [typer.style(mark, fg=colour, bold=True), f"{event['schema']}.{event['table']}"]
-    parts += [f"{name}={_short(value)}" for name, value in key.items()]
+    parts = [typer.style(mark, fg=colour, bold=True), _name(f"{event['schema']}.{event['table']}")]
+    parts += [f"{_name(name)}={_short(value)}" for name, value in key.items()]
     line = " ".join(parts)
-    rest = [f"{name}: {_short(value)}" for name, value in (row or {}).items() if name not in key]
-    rest += [f"{name}: (unchanged)" for name in event.get("unchanged", ())]
+    rest = [f"{_name(name)}: {_short(value)}" for name, value in (row or {}).items() if name not in key]
+    rest += [f"{_name(name)}: (unchanged)" for name in event.get("unchanged", ())]
     return f"{line}  {'  '.join(rest)}" if rest and event["op"] != "delete" else line
 
 
+def _name(text: str) -> str:
+    return output.visible(text).replace("\n", "⏎")
+
+
 def _short(value: object) -> str:
-    text = "NULL" if value is None else output.cell(value)
-    text = text.replace("\n", "⏎")
+    text = _name("NULL" if value is None else output.cell(value))
     return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"

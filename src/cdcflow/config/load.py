@@ -113,6 +113,8 @@ def _sinks(document: Document, problems: Problems) -> tuple[dict[str, SinkEntry]
         if not isinstance(given, dict) or "type" not in given:
             problems.add(place, dotted(way), "must be a mapping with the key `type`", _installed())
             continue
+        if given["type"] is None:  # YAML's own word for nothing, and the name of a sink
+            given = {**given, "type": "null"}
         if not FLOW_NAME.fullmatch(name):
             problems.add(place, dotted(way), f"not a name: {_NAME_RULE}")
         try:
@@ -120,7 +122,7 @@ def _sinks(document: Document, problems: Problems) -> tuple[dict[str, SinkEntry]
         except ConfigurationError as error:
             problems.add(document.place((*way, "type")), dotted((*way, "type")), str(error), error.hint)
             continue
-        settings = validate(plugin.settings, document, way, problems)
+        settings = validate(plugin.settings, document, way, problems, data=given)
         if settings is not None:
             entries[name] = SinkEntry(name, plugin, settings)
     return entries, list(data)

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from cdcflow.errors import ConfigurationError
 from cdcflow.model.message import PrefixPattern
@@ -63,6 +63,36 @@ TablePatternText = Annotated[str, AfterValidator(_table_pattern)]
 PrefixPatternText = Annotated[str, AfterValidator(_prefix_pattern)]
 
 
+def _qualified(name: str) -> str:
+    if not re.fullmatch(r"[^.*?\[\]\s\"]+\.[^.*?\[\]\s\"]+", name):
+        raise ValueError(f"expected schema.table, found {name!r}")
+    return name
+
+
+class HeartbeatSettings(Settings):
+    """`source.heartbeat:`, a sign of life written to the source, for idle databases on busy servers."""
+
+    every: Annotated[Duration, Field(ge=1.0)] = 30.0
+    kind: Literal["message", "none"] = "message"
+    #: Written instead of a message: a table with `id int PRIMARY KEY, at timestamptz NOT NULL`.
+    table: Annotated[str, AfterValidator(_qualified)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.kind == "none" and self.table is not None:
+            raise ValueError("kind is none, and a table is given: leave one of them out")
+        return self
+
+
+class RetainedWalSettings(Settings):
+    """`source.retained_wal:`, how much WAL the primary may keep for the slot while cdcflow runs."""
+
+    #: Said in the log and in the status. None: only when max_slot_wal_keep_size is near.
+    warn: Size | None = 10 * 10**9
+    #: The slot is dropped and capture stops: a backfill is needed then, but the primary lives. None: never.
+    drop_slot: Size | None = None
+
+
 class SourceSettings(Settings):
     """`source:`, the database that is captured."""
 
@@ -75,6 +105,8 @@ class SourceSettings(Settings):
     backfill: Literal["initial", "none"] = "initial"
     #: Behind what the slot is confirmed: the journal's fsync, or every flow's checkpoint.
     confirm: Literal["journaled", "delivered"] = "journaled"
+    heartbeat: HeartbeatSettings = HeartbeatSettings()
+    retained_wal: RetainedWalSettings = RetainedWalSettings()
 
 
 class Keep(Settings):

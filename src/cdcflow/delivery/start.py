@@ -16,6 +16,11 @@ _ANOTHER_JOURNAL = (
     "afresh"
 )
 
+_BACKFILL = (
+    "stop cdcflow, `cdcflow teardown --yes`, move the journal and the sinks' data away, `cdcflow setup` and "
+    "`cdcflow run` read all rows anew; or let a flow of another name begin without them, with `start: latest`"
+)
+
 
 async def find_start(
     flow: str,
@@ -30,7 +35,9 @@ async def find_start(
     the journal holds, or at its end, once `latest` has returned; where that was is stored at once, so that
     a flow whose sink is down from the first moment misses nothing that retention removes meanwhile.
 
-    Raises JournalError when the journal no longer holds the offset, or never did.
+    Raises JournalError when the journal no longer holds the offset, or never did; also for a flow that is
+    to begin with the existing rows, when retention has removed them: without them its sink would lack what
+    nobody changes any more, and nothing would show it.
     """
     own = None if keeper is None else await keeper.checkpoint()
     stored = await asyncio.to_thread(store.get, flow)
@@ -41,14 +48,16 @@ async def find_start(
     else:
         if latest is not None:
             await latest()
-        offset = reader.first_offset() if latest is None else reader.head().offset
+            offset = reader.head().offset
+        else:
+            offset = _earliest(flow, reader)
         await asyncio.to_thread(store.save, flow, offset)
     first = reader.first_offset()
     if offset < first:
         raise JournalError(
             f"flow {flow!r} is at offset {offset}, but the journal begins at {first}: "
             f"{first - offset} change(s) are missing",
-            hint="the flow needs a backfill: give it a new name, so that it starts afresh",
+            hint=f"the flow needs a backfill: {_BACKFILL}",
         )
     try:
         # Looks beyond a head that a power cut has left behind what is durable.
@@ -72,6 +81,18 @@ async def find_start(
                 hint=_ANOTHER_JOURNAL,
             )
     return offset
+
+
+def _earliest(flow: str, reader: Reader) -> int:
+    """The oldest offset, unless existing rows lie before it."""
+    first, rows = reader.first_offset(), reader.initial_rows()
+    if rows is not None and first > rows:
+        raise JournalError(
+            f"flow {flow!r} is new, and the journal, which begins at offset {first}, no longer holds the "
+            f"existing rows from offset {rows} on",
+            hint=f"the flow needs a backfill: {_BACKFILL}",
+        )
+    return first
 
 
 def _position_before(reader: Reader, offset: int) -> Position | None:

@@ -5,9 +5,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cdcflow.config import Config
+from cdcflow.config.models import HeartbeatSettings
 from cdcflow.engine.reports import CaptureReport, Delivered, Order, Report
 from cdcflow.source.appender import Retention
 from cdcflow.source.capture import Capture, CaptureSettings
+from cdcflow.source.heartbeat import Heartbeat
+from cdcflow.source.retained import Limits
 
 
 class Capturing:
@@ -26,6 +29,8 @@ class Capturing:
             messages=source.messages,
             segment_bytes=journal.segment_size,
             retention=Retention(max_bytes=journal.keep.size, max_age=journal.keep.age),
+            retained_wal=Limits(source.retained_wal.warn, source.retained_wal.drop_slot),
+            heartbeat=_heartbeat(source.heartbeat),
         )
         self._capture = Capture(settings, self._tell)
 
@@ -50,3 +55,10 @@ class Capturing:
 
     def _tell(self, figures: Mapping[str, Any]) -> None:
         self._report(CaptureReport(dict(figures)))
+
+
+def _heartbeat(settings: HeartbeatSettings) -> Heartbeat | None:
+    if settings.kind == "none":
+        return None
+    schema, _, name = (settings.table or "").partition(".")
+    return Heartbeat(settings.every, (schema, name) if name else None)

@@ -1,7 +1,8 @@
 """The status document: what a running engine says of itself, to `cdcflow status` and to whoever watches.
 What is not known is null, never 0, and a flow is never called up to date while nobody knows."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cdcflow.engine.process import Child, ending
 from cdcflow.errors import JournalError
 from cdcflow.journal import Reader
 from cdcflow.journal.layout import segments
+from cdcflow.sink import Finding
 
 #: A process that reports twice a second and has said nothing for this long hangs.
 STALE_SECONDS = 10.0
@@ -102,13 +104,18 @@ def capture_document(config: Config, figures: dict[str, Any], state: str, child:
         "error": None,
         "last_commit_time": None,
         "backfill": None,
+        "retained_bytes": None,
+        "wal_status": None,
+        "safe_wal_size": None,
+        "findings": [],
         **figures,
         "state": state,
         "restarts": child.restarts,
         "pid": child.pid,
     }
     if state in ("stopped", "connecting"):
-        known |= {"lag_bytes": None, "server_lsn": None}
+        unknown = ("lag_bytes", "server_lsn", "retained_bytes", "wal_status", "safe_wal_size")
+        known |= dict.fromkeys(unknown)
     if child.pid is None:
         known["error"] = how_it_ended(child) or known["error"]
     return known
@@ -129,3 +136,8 @@ def journal_document(path: Path) -> dict[str, int | None]:
             return {"offset": reader.head().offset, "first_offset": reader.first_offset(), "bytes": size}
     except (JournalError, OSError):
         return {"offset": None, "first_offset": None, "bytes": None}
+
+
+def findings_document(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    """What the last look of the checks found not in order."""
+    return [asdict(finding) for finding in findings if finding.severity != "ok"]

@@ -23,6 +23,7 @@ from cdcflow.config import Config
 from cdcflow.delivery import FlowReport
 from cdcflow.engine import log as logs
 from cdcflow.engine.control import ControlServer
+from cdcflow.engine.examination import Examiner, check_all, check_start
 from cdcflow.engine.groups import group_flows
 from cdcflow.engine.places import Lock, Places
 from cdcflow.engine.process import Child
@@ -32,6 +33,7 @@ from cdcflow.engine.status import (
     Life,
     Source,
     capture_document,
+    findings_document,
     flow_document,
     how_it_ended,
     journal_document,
@@ -48,7 +50,8 @@ FATAL = frozenset({ConfigurationError.exit_code, EnvironmentFault.exit_code})
 #: Capture ends behind one fsync and one message to the server.
 CAPTURE_SECONDS = 10.0
 
-#: A write in flight may be waiting for a slow destination; systemd's own limit is 90 s (TimeoutStopSec).
+#: A write in flight may be waiting for a slow destination. All of these limits together stay below what
+#: deploy/ gives a stop before everything is killed.
 DRAIN_SECONDS = 60.0
 
 #: From a hint to hurry until a process is killed: longer than it gives itself.
@@ -71,10 +74,11 @@ def run(
     commands: "Commands | None" = None,
 ) -> int:
     """Runs the engine until SIGTERM or SIGINT, and gives the exit code: 0 after a clean stop, 3 when a check
-    of the source fails, or capture's own when it ends for good.
+    of the source or the journal fails, or capture's own when it ends for good.
 
-    `preflight` checks the source, by default with `cdcflow.source.preflight`; `commands` start the
-    processes. Raises EnvironmentFault when an engine runs on the same state folder, or it is unusable.
+    `preflight` checks before the start and while it runs, by default what `cdcflow.engine.examination`
+    does at each; `commands` start the processes. Raises EnvironmentFault when an engine runs on the same
+    state folder, or it is unusable.
     """
     logs.configure(verbose=verbose)
     places = Places(config.engine.state)
@@ -86,19 +90,14 @@ def run(
         timeout=LOCK_SECONDS,
     )
     try:
-        findings = (preflight or check_source)(config)
+        findings = (preflight or check_start)(config)
         if not passed(findings):
             return EnvironmentFault.exit_code
-        return asyncio.run(Supervisor(config, commands or Commands(config, verbose=verbose)).run())
+        examiner = Examiner(lambda: (preflight or check_all)(config), known=findings)
+        commands = commands or Commands(config, verbose=verbose)
+        return asyncio.run(Supervisor(config, commands, examiner).run())
     finally:
         lock.release()
-
-
-def check_source(config: Config) -> Sequence[Finding]:
-    from cdcflow.source.preflight import preflight
-
-    source = config.source
-    return preflight(source.dsn.get_secret_value(), source.tables, source.publication, source.slot)
 
 
 def passed(findings: Iterable[Finding]) -> bool:
@@ -141,8 +140,9 @@ class Commands:
 class Supervisor:
     """`run` is one life of the engine."""
 
-    def __init__(self, config: Config, commands: Commands) -> None:
+    def __init__(self, config: Config, commands: Commands, examiner: Examiner) -> None:
         self._config = config
+        self._examiner = examiner
         self._places = Places(config.engine.state)
         self._notifier = Notifier()
         self._started = time.time()
@@ -179,6 +179,7 @@ class Supervisor:
         workers = [asyncio.create_task(child.run()) for child in self._workers.values()]
         ticking = asyncio.create_task(self._tick())
         stopping = asyncio.create_task(self._stop.wait())
+        self._examiner.start()
         log.info("engine runs as process %d with %d flow(s)", os.getpid(), len(self._config.flows))
         try:
             await asyncio.wait({capture, stopping, ticking}, return_when=asyncio.FIRST_COMPLETED)
@@ -187,6 +188,7 @@ class Supervisor:
             await self._end([self._capture], [capture], CAPTURE_SECONDS)
             await self._end(list(self._workers.values()), workers, DRAIN_SECONDS)
         finally:
+            self._examiner.stop()
             ended = asyncio.gather(capture, *workers, ticking, stopping, return_exceptions=True)
             for task in (capture, *workers, ticking, stopping):
                 task.cancel()
@@ -347,4 +349,5 @@ class Supervisor:
                 flow_document(flow, self._config, report, self._worker_of[flow.name])
                 for flow, report in zip(flows, self._flow_reports(), strict=True)
             ],
+            "findings": findings_document(self._examiner.latest),
         }

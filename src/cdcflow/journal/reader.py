@@ -89,6 +89,13 @@ class Reader:
         found = segments(self._path)
         return found[0].base if found else self.head().offset
 
+    def initial_rows(self) -> int | None:
+        """Offset of the first row of the initial backfill, retained or not; None where there was none, or
+        it is not finished."""
+        manifest = read_manifest(self._path)
+        done = manifest is not None and manifest.backfill.state == "done"
+        return manifest.backfill.offset if manifest is not None and done else None
+
     def read(self, offset: int, *, max_changes: int, max_bytes: int) -> list[Batch]:
         """The batches from `offset` on, as they were appended, until the next one would exceed a limit;
         at least one if there is any, and none at the head.

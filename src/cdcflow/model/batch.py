@@ -410,7 +410,11 @@ class Change:
 
     @property
     def new(self) -> dict[str, Value] | None:
-        """The new row by column name; None for a delete or a truncate."""
+        """The new row by column name; None for a delete or a truncate.
+
+        A value that the server left out because it did not change is taken from the old row where that
+        holds it (all columns under FULL), and is UNCHANGED elsewhere.
+        """
         if self.op in (Op.DELETE, Op.TRUNCATE):
             return None
         rows, row = self._rows, self._row
@@ -418,7 +422,7 @@ class Change:
         values: dict[str, Value] = {}
         for i, name in enumerate(self.relation.names):
             if isinstance(bits, bytes) and bits[i >> 3] >> (i & 7) & 1:
-                values[name] = UNCHANGED
+                values[name] = (self.old or {}).get(name, UNCHANGED)
             else:
                 values[name] = rows.column(f"n{i}")[row]  # type: ignore[assignment]
         return values
@@ -447,13 +451,10 @@ class Change:
         relation = self.relation
         if relation.full or not relation.key:
             return ()
-        old = self.old
-        row = old if self.op is Op.DELETE else self.new
+        row = self.old if self.op is Op.DELETE else self.new
         if row is None:
             return ()
-        names = [relation.columns[i].name for i in relation.key]
-        # A TOASTed key that did not change is sent with the old key only.
-        return tuple(old[n] if row[n] is UNCHANGED and old is not None else row[n] for n in names)
+        return tuple(row[relation.columns[i].name] for i in relation.key)
 
     @property
     def old_key(self) -> tuple[Value, ...] | None:

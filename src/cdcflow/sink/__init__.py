@@ -1,6 +1,7 @@
 """What a sink is: the protocol, its settings and how it is found. Knows no sink by name."""
 
 from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient
+from cdcflow.sink.judging import ExpectedTable, Judges, judge_events
 from cdcflow.sink.protocol import (
     Batching,
     Finding,
@@ -19,8 +20,10 @@ __all__ = [
     "Batching",
     "ConfigPath",
     "DeliveryError",
+    "ExpectedTable",
     "Finding",
     "FlowContext",
+    "Judges",
     "Permanent",
     "Probe",
     "QuerySink",
@@ -34,4 +37,5 @@ __all__ = [
     "SinkSettings",
     "TransactionalSink",
     "Transient",
+    "judge_events",
 ]

@@ -16,7 +16,9 @@
 | `old`         | what the server sent of the row before: the key's columns, or all of them under REPLICA    |
 |               | IDENTITY FULL; null where it sent nothing                                                  |
 | `unchanged`   | only where there are any: TOASTed columns that the update left alone and the server did not|
-|               | send. They are not in `new`: their value is what it was                                    |
+|               | send. They are not in `new`: their value is what it was. Under REPLICA IDENTITY FULL there |
+|               | are none                                                                                   |
+| `json_null`   | only where there are any: columns of `new` that hold the JSON document null, not SQL NULL  |
 | `position`    | commit LSN and ordinal; tells order, which `id` does not promise to                        |
 | `xid`         | the transaction on the source; 0 for a row read by a backfill                              |
 | `commit_time` | in UTC, with microseconds                                                                  |
@@ -34,7 +36,8 @@ A logical message has no table and no row, but what `pg_logical_emit_message` wa
 | `transactional` | false: it belongs to no transaction. `xid` is 0 then, `commit_time` when the server sent |
 |                 | the message                                                                             |
 
-Values are JSON by `cdcflow.types`; SQL NULL is null.
+Values are JSON by `cdcflow.types`; `numbers` says how the ones that JavaScript would change are written. SQL
+NULL is null.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +46,7 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
+import pyarrow.compute as pc
 
 from cdcflow import types
 from cdcflow.model import (
@@ -58,6 +62,8 @@ from cdcflow.model import (
     Value,
     format_lsn,
 )
+from cdcflow.types import Numbers
+from cdcflow.types.json import Json
 
 Event = dict[str, Any]
 Converter = Callable[[str], object]
@@ -67,10 +73,10 @@ _WORDS = {int(op): op.word for op in Op}
 _WITHOUT_NEW = frozenset((int(Op.DELETE), int(Op.TRUNCATE)))
 
 
-def event(change: Change) -> Event:
+def event(change: Change, numbers: Numbers = "safe") -> Event:
     """The event of one change. For a whole batch `events` costs a third of it."""
     relation = change.relation
-    converters = _converters(relation)
+    converters = _converters(relation, numbers)
     position = change.position
     new, old = change.new, change.old
     if change.op is Op.MESSAGE:
@@ -85,6 +91,7 @@ def event(change: Change) -> Event:
         new=_present(new, converters),
         old=_present(old, converters),
         unchanged=[name for name, value in new.items() if isinstance(value, Unchanged)] if new else (),
+        json_null=[name for _, name in _documents(relation) if _is_json_null(new[name])] if new else (),
         identity=str(position),
         xid=change.xid,
         commit_time=timestamp(change.commit_time),
@@ -94,9 +101,11 @@ def event(change: Change) -> Event:
     return found
 
 
-def events(batch: Batch) -> Iterator[tuple[int, Event]]:
+def events(batch: Batch, numbers: Numbers = "safe") -> Iterator[tuple[int, Event]]:
     """The index and the event of every change, in total order, made as they are asked for."""
-    parts = [(group.meta("index").to_pylist(), _group_events(group, batch)) for group in batch.groups]
+    parts = [
+        (group.meta("index").to_pylist(), _group_events(group, batch, numbers)) for group in batch.groups
+    ]
     if len(parts) == 1:
         yield from zip(parts[0][0], parts[0][1], strict=True)
         return
@@ -121,14 +130,14 @@ def timestamp(microseconds: int) -> str:
 
 
 #: Converters by fingerprint and by column name: as many as there are table generations in the journal.
-_BOUND: dict[str, Mapping[str, Converter]] = {}
+_BOUND: dict[tuple[str, Numbers], Mapping[str, Converter]] = {}
 
 
-def _converters(relation: Relation) -> Mapping[str, Converter]:
-    found = _BOUND.get(relation.fingerprint)
+def _converters(relation: Relation, numbers: Numbers) -> Mapping[str, Converter]:
+    found = _BOUND.get((relation.fingerprint, numbers))
     if found is None:
-        found = {column.name: types.of(column).json for column in relation.columns}
-        _BOUND[relation.fingerprint] = found
+        found = {column.name: types.of(column).converter(numbers) for column in relation.columns}
+        _BOUND[relation.fingerprint, numbers] = found
     return found
 
 
@@ -140,6 +149,7 @@ def _head(
     new: Event | None,
     old: Event | None,
     unchanged: Sequence[str],
+    json_null: Sequence[str],
     identity: str,
     xid: int,
     commit_time: str,
@@ -156,6 +166,8 @@ def _head(
     }
     if unchanged:
         found["unchanged"] = list(unchanged)
+    if json_null:
+        found["json_null"] = list(json_null)
     found["position"] = identity
     found["xid"] = xid
     found["commit_time"] = commit_time
@@ -205,24 +217,23 @@ def _key(
     found: Event = {}
     for index in relation.key:
         name = relation.columns[index].name
-        value = row[name]
-        if isinstance(value, Unchanged):
-            # A TOASTed key that did not change is sent with the old key only.
-            value = old[name] if old is not None else None
+        value = row[name]  # a TOASTed key that did not change came with the old one: see `Change.new`
         found[name] = converters[name](value) if isinstance(value, str) else None
     return found
 
 
-def _group_events(group: Group, batch: Batch) -> Iterator[Event]:
+def _group_events(group: Group, batch: Batch, numbers: Numbers) -> Iterator[Event]:
     """The events of a group in order. Works by column: what depends on the type is looked up once."""
     relation = group.relation
     names = relation.names
     key = () if relation.full else relation.key
     key_names = tuple(names[i] for i in key)
     # A typed tuple would cost a conversion per column; the values are what the converters gave.
-    columns = [_column(group.new(i), relation, i) for i in range(len(names))]
+    convert = _converters(relation, numbers)
+    columns = [_column(group.new(i), convert[name]) for i, name in enumerate(names)]
     rows: Iterator[tuple[Any, ...]] = zip(*columns, strict=True) if columns else iter([()] * len(group))
-    olds = _olds(group)
+    olds = _olds(group, convert)
+    json_nulls = _json_nulls(group)
     unchanged = group.data.column("unchanged").to_pylist() if group.unchanged else None
     meta = zip(*(group.meta(name).to_pylist() for name, _ in META), strict=True)
     last_lsn, lsn_text = -1, ""
@@ -233,6 +244,10 @@ def _group_events(group: Group, batch: Batch) -> Iterator[Event]:
         bits = unchanged[number] if unchanged is not None else None
         if bits and new is not None:
             absent = [name for i, name in enumerate(names) if bits[i >> 3] >> (i & 7) & 1]
+            if old is not None:
+                # The old row holds it: all columns under FULL, a TOASTed key always.
+                new.update((name, old[name]) for name in absent if name in old)
+                absent = [name for name in absent if name not in old]
             for name in absent:
                 del new[name]
         if lsn != last_lsn:
@@ -244,8 +259,6 @@ def _group_events(group: Group, batch: Batch) -> Iterator[Event]:
         row = old if new is None else new
         identity: Event | None = None
         if key_names and row is not None:
-            if absent and old is not None:
-                row = {**old, **row}
             identity = {name: row.get(name) for name in key_names}
         found = _head(
             op=op,
@@ -254,6 +267,7 @@ def _group_events(group: Group, batch: Batch) -> Iterator[Event]:
             new=new,
             old=old,
             unchanged=absent,
+            json_null=json_nulls.get(number, ()),
             identity=f"{lsn_text}:{ordinal}",
             xid=xid,
             commit_time=timestamp(time),
@@ -263,21 +277,38 @@ def _group_events(group: Group, batch: Batch) -> Iterator[Event]:
         yield found
 
 
-def _column(values: Any, relation: Relation, column: int) -> list[Any]:
-    convert = _converters(relation)[relation.columns[column].name]
+def _column(values: Any, convert: Converter) -> list[Any]:
     return [None if value is None else convert(value) for value in values.to_pylist()]
 
 
-def _olds(group: Group) -> list[Event | None] | None:
+def _documents(relation: Relation) -> list[tuple[int, str]]:
+    """Index and name of each column of type json or jsonb."""
+    return [(i, c.name) for i, c in enumerate(relation.columns) if isinstance(types.of(c), Json)]
+
+
+def _is_json_null(value: Value) -> bool:
+    return isinstance(value, str) and value.strip() == "null"
+
+
+def _json_nulls(group: Group) -> dict[int, list[str]]:
+    """Row → names of the columns whose new value is JSON's null."""
+    found: dict[int, list[str]] = {}
+    for i, name in _documents(group.relation):
+        nulls = pc.match_substring_regex(group.new(i), r"^\s*null\s*$")
+        for row in pc.indices_nonzero(nulls).to_pylist():
+            found.setdefault(row, []).append(name)
+    return found
+
+
+def _olds(group: Group, convert: Mapping[str, Converter]) -> list[Event | None] | None:
     """Per row its old values, or None; None for a group that has none at all."""
     if not group.old:
         return None
     relation = group.relation
-    columns = []
-    for i in relation.key:
-        values = group.old_values(i)
-        columns.append(_column(values, relation, i))
     names = [relation.columns[i].name for i in relation.key]
+    columns = [
+        _column(group.old_values(i), convert[name]) for i, name in zip(relation.key, names, strict=True)
+    ]
     rows: Iterator[tuple[Any, ...]] = zip(*columns, strict=True) if columns else iter([()] * len(group))
     return [
         dict(zip(names, row, strict=True)) if has_old else None

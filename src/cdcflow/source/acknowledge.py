@@ -5,6 +5,7 @@ a huge transaction; then the same transaction comes again, for ever. So a status
 whatever else happens, at once when the server asks, and soon after there is progress to tell.
 """
 
+from collections import deque
 from enum import Enum
 
 #: Longest time between two status updates, in seconds; less where `wal_sender_timeout` is short.
@@ -15,6 +16,9 @@ PROGRESS_INTERVAL = 1.0
 #: dead. A server that decodes a huge transaction of unpublished tables can be silent for a while.
 ASK_AFTER = 20.0
 SILENCE = 90.0
+#: Places between the slowest flow and the journal's end at which the slot can be confirmed. When there
+#: are more, every second one goes: a flow that is down for weeks must not fill the memory.
+STEPS = 4_096
 
 
 class Say(Enum):
@@ -73,3 +77,31 @@ class Acknowledger:
     def due(self, now: float) -> float:
         """Seconds until the next status at the latest."""
         return max(self._told_at + self.interval - now, 0.0)
+
+
+class DeliveredBehind:
+    """Which LSN lies behind what every flow has delivered, for slots that are confirmed only then."""
+
+    def __init__(self) -> None:
+        #: (journal offset, LSN that may be confirmed once every flow has passed it), both growing.
+        self._steps: deque[tuple[int, int]] = deque()
+        self._safe = 0
+
+    def journaled(self, offset: int, committed: int) -> None:
+        """The journal ends before `offset` and holds everything up to the LSN `committed`."""
+        steps = self._steps
+        if steps and steps[-1] == (offset, committed):
+            return
+        if steps and steps[-1][0] == offset:
+            steps.pop()
+        steps.append((offset, committed))
+        if len(steps) > STEPS:
+            # The last one stays, and each that goes is covered by the one behind it.
+            self._steps = deque(list(steps)[::-2][::-1])
+
+    def safe(self, delivered: int) -> int:
+        """The LSN to confirm when every flow has delivered what lies before the offset `delivered`; 0 while
+        none is known."""
+        while self._steps and self._steps[0][0] <= delivered:
+            self._safe = self._steps.popleft()[1]
+        return self._safe

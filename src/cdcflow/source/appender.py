@@ -155,6 +155,8 @@ class Appender:
                     self.disk_full = True
                     self._writer.sync()
                     self._wake()
+                # What no flow needs any more may be all that fills the disk.
+                self._retain()
                 with self._changed:
                     if self._changed.wait_for(lambda: self._closing, FULL_DISK_PAUSE):
                         raise
@@ -166,21 +168,28 @@ class Appender:
 
 
 class Waker:
-    """A pipe that ends another thread's poll."""
+    """A pipe that ends another thread's poll. To wake who is gone already does nothing."""
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
+        # A number that was closed may be another file's by now.
+        self._lock = threading.Lock()
+        self._closed = False
 
     def fileno(self) -> int:
         return self._reader
 
     def wake(self) -> None:
-        try:
-            os.write(self._writer, b"!")
-        except BlockingIOError:
-            pass  # the pipe is full of wake-ups already
+        """From any thread, also after `close`: the number may be another file's by then."""
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                os.write(self._writer, b"!")
+            except BlockingIOError:
+                pass  # the pipe is full of wake-ups already
 
     def clear(self) -> None:
         try:
@@ -190,5 +199,7 @@ class Waker:
             pass
 
     def close(self) -> None:
-        os.close(self._reader)
-        os.close(self._writer)
+        with self._lock:
+            self._closed = True
+            os.close(self._reader)
+            os.close(self._writer)

@@ -5,26 +5,34 @@ The slot is confirmed up to what is fsynced and no further, and status updates g
 the disk or the flows do.
 """
 
+import logging
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import psycopg
 
 from cdcflow.decode import Decoder
 from cdcflow.errors import SourceError, SourceUnavailable
 from cdcflow.journal import Identity, Writer
+from cdcflow.journal.layout import read_manifest
 from cdcflow.model import PrefixPatterns, format_lsn
-from cdcflow.source import catalog
-from cdcflow.source.acknowledge import PROGRESS_INTERVAL, Acknowledger, Say
+from cdcflow.source import catalog, retained
+from cdcflow.source.acknowledge import PROGRESS_INTERVAL, Acknowledger, DeliveredBehind, Say
 from cdcflow.source.appender import Appender, Retention, Waker
 from cdcflow.source.backfill import copy_tables
-from cdcflow.source.connection import connect
+from cdcflow.source.connection import answering, connect
+from cdcflow.source.heartbeat import Heartbeat
 from cdcflow.source.monitor import Monitor
-from cdcflow.source.stream import Stream
+from cdcflow.source.stream import Stream, timeline_history
+from cdcflow.source.timeline import require_continuation
+from cdcflow.source.watch import START_ANEW, Watch
+
+log = logging.getLogger(__name__)
 
 #: A batch goes to the journal when it holds this much, or as soon as the socket is drained and the
 #: journal idle. Large enough to spread the cost of a frame, small enough for a flat memory.
@@ -53,6 +61,8 @@ class CaptureSettings:
     messages: tuple[str, ...] = ()
     segment_bytes: int = 128 << 20
     retention: Retention = field(default_factory=Retention)
+    retained_wal: retained.Limits = field(default_factory=retained.Limits)
+    heartbeat: Heartbeat | None = field(default_factory=Heartbeat)
 
 
 class Capture:
@@ -70,7 +80,7 @@ class Capture:
         self._writer: Writer | None = None
         self._appender: Appender | None = None
         self._prefixes = PrefixPatterns(settings.messages)
-        self._monitor = Monitor(settings.dsn, settings.slot)
+        self._monitor = Monitor(settings.dsn, settings.slot, settings.retained_wal, settings.heartbeat)
         self._state = "connecting"
         self._error: str | None = None
         self._changes = 0
@@ -80,9 +90,7 @@ class Capture:
         self._last_commit_time: int | None = None
         self._backfill: dict[str, Any] | None = None
         self._delivered = 0
-        self._safe = 0
-        #: (journal offset, LSN that may be confirmed once every flow has passed it)
-        self._steps: deque[tuple[int, int]] = deque()
+        self._behind = DeliveredBehind()
         self._next_report = 0.0
 
     def stop(self) -> None:
@@ -103,6 +111,7 @@ class Capture:
         try:
             while not self._stop.is_set():
                 try:
+                    self._guard()
                     self._session()
                     pause = FIRST_PAUSE
                 except SourceUnavailable as error:
@@ -121,31 +130,14 @@ class Capture:
 
     def _session(self) -> None:
         self._tell("connecting", self._error)
-        with connect(self._settings.dsn, purpose="capture start") as connection:
-            server = catalog.identity(connection)
-            slot = catalog.slot(connection, self._settings.slot)
-            published = catalog.publication(connection, self._settings.publication)
-            flushed = catalog.flushed_lsn(connection)
-            timeout = catalog.wal_sender_timeout(connection)
-        if published is None:
-            raise SourceError(
-                f"the publication {self._settings.publication!r} does not exist in the database"
-                f" {server.database!r}",
-                hint="run `cdcflow setup`; a slot that has streamed without its publication may have to be"
-                " made anew too",
-            )
-        identity = Identity(
-            system_identifier=server.system_identifier,
-            timeline=server.timeline,
-            database=server.database,
-            slot=self._settings.slot,
-            publication=self._settings.publication,
-        )
-        writer = self._open_journal(identity)
-        reached = writer.tail.committed if self._appender is None else self._durable_end()
-        self._check_slot(slot, flushed, reached)
-        assert slot is not None
-        if not reached:
+        try:
+            with connect(self._settings.dsn, purpose="capture start") as connection:
+                writer, slot, timeout = self._resume(connection)
+        except psycopg.Error as error:
+            # Operational ones pass: connection, resources, the operator's intervention.
+            kind = SourceUnavailable if isinstance(error, psycopg.OperationalError) else SourceError
+            raise kind(f"the database does not say how it is: {' '.join(str(error).split())}") from error
+        if not writer.tail.committed and self._appender is None:
             self._begin(writer, slot)
         if self._stop.is_set():
             return
@@ -154,7 +146,7 @@ class Capture:
             if self._appender is not None:
                 # A session has ended that was to complete a transaction: see below.
                 self._close_journal()
-                writer = self._open_journal(identity)
+                writer = self._open_journal(writer.identity)
             if writer.tail.whole:
                 writer.count_messages(bool(self._prefixes))
             else:
@@ -169,6 +161,40 @@ class Capture:
         finally:
             stream.close()
 
+    def _resume(self, connection: catalog.Connection) -> tuple[Writer, catalog.Slot, float | None]:
+        """Opens the journal, and makes sure that this server carries it on. The slot, and the server's
+        `wal_sender_timeout`, are as they are found."""
+        with answering(connection.fileno()):
+            server = catalog.identity(connection)
+            slot = catalog.slot(connection, self._settings.slot)
+            flushed = catalog.flushed_lsn(connection)
+            timeout = catalog.wal_sender_timeout(connection)
+        identity = Identity(
+            system_identifier=server.system_identifier,
+            timeline=server.timeline,
+            database=server.database,
+            slot=self._settings.slot,
+            publication=self._settings.publication,
+        )
+        writer = self._open_journal(identity)
+        reached = writer.tail.committed if self._appender is None else self._durable_end()
+        slot = self._check_slot(slot, flushed, reached)
+        if self._monitor.watch is None or not reached:
+            # What a backfill will read anew is compared with nothing.
+            self._monitor.watch = Watch(
+                self._settings.journal, self._settings.publication, slot.name, fresh=not reached
+            )
+        with answering(connection.fileno()):
+            self._monitor.compare(connection)
+        return writer, slot, timeout
+
+    def _guard(self) -> None:
+        """Ends capture for what the monitor has found."""
+        if self._monitor.trouble is not None:
+            raise self._monitor.trouble
+        if self._monitor.overrun:
+            raise retained.give_up(self._settings.dsn, self._settings.slot, self._settings.retained_wal)
+
     def _durable_end(self) -> int:
         """Waits until what came before the connection broke is durable."""
         assert self._appender is not None
@@ -177,19 +203,46 @@ class Capture:
         return self._appender.tail.committed
 
     def _open_journal(self, identity: Identity) -> Writer:
+        if self._writer is not None and self._writer.identity != identity:
+            if replace(self._writer.identity, timeline=identity.timeline) != identity:
+                raise SourceError(
+                    "the database behind the DSN is another one than before the connection broke",
+                    hint="point the DSN back at the database that the journal was made from",
+                )
+            self._durable_end()
+            self._close_journal()
         if self._writer is None:
-            self._writer = Writer.open(
-                self._settings.journal,
-                identity,
-                segment_bytes=self._settings.segment_bytes,
-                lock_timeout=HANDOVER,
-            )
-        elif self._writer.identity != identity:
-            raise SourceError(
-                "the database behind the DSN is another one than before the connection broke",
-                hint="point the DSN back at the database that the journal was made from",
-            )
+            known = read_manifest(self._settings.journal)
+            if known is not None and known.identity.timeline != identity.timeline:
+                self._follow_timeline(known.identity, identity)
+            self._writer = self._open_writer(identity)
         return self._writer
+
+    def _open_writer(self, identity: Identity) -> Writer:
+        return Writer.open(
+            self._settings.journal,
+            identity,
+            segment_bytes=self._settings.segment_bytes,
+            lock_timeout=HANDOVER,
+        )
+
+    def _follow_timeline(self, known: Identity, found: Identity) -> None:
+        """Lets the journal go on as the timeline of a server that was promoted, where nothing is lost."""
+        timeline = found.timeline
+        if replace(known, timeline=timeline) != found:
+            return  # another source altogether, as the journal will say
+        with self._open_writer(known) as writer:
+            tail = writer.tail
+        require_continuation(
+            # The first timeline has no history.
+            timeline_history(self._settings.dsn, timeline) if timeline > known.timeline else "",
+            old=known.timeline,
+            new=timeline,
+            # The journal may hold the beginning of a transaction whose end never came.
+            reached=max(tail.committed, tail.last.commit_lsn),
+        )
+        Writer.adopt_timeline(self._settings.journal, timeline, lock_timeout=HANDOVER)
+        log.warning("the server went on as timeline %d, and has everything that the journal holds", timeline)
 
     def _start_appender(self, writer: Writer) -> Appender:
         """From here on the writer is the appender's."""
@@ -205,7 +258,7 @@ class Capture:
             self._writer.close()
         self._appender = self._writer = None
 
-    def _check_slot(self, slot: catalog.Slot | None, flushed: int, reached: int) -> None:
+    def _check_slot(self, slot: catalog.Slot | None, flushed: int, reached: int) -> catalog.Slot:
         """A slot that cannot bring everything since the journal's end stops capture: nothing is skipped.
 
         `flushed` is where the server's WAL ends, `reached` where the journal does (0: it is empty).
@@ -214,35 +267,30 @@ class Capture:
         if slot is None:
             raise SourceError(
                 f"the replication slot {name!r} does not exist",
-                hint="run `cdcflow setup`"
-                + (
-                    "; what was committed since the journal's end is lost to it, so start a new journal with"
-                    " a backfill"
-                    if reached
-                    else ""
-                ),
+                hint="what was committed since the journal's end is lost to it; " + START_ANEW
+                if reached
+                else "run `cdcflow setup`",
             )
-        if slot.wal_status == "lost" or slot.invalidation_reason:
+        if slot.lost:
             raise SourceError(
-                f"the replication slot {name!r} is lost ({slot.invalidation_reason or 'wal_removed'}): the"
-                " server has removed WAL that was not yet read",
-                hint="`cdcflow teardown --yes`, move the journal away, `cdcflow setup` and `cdcflow run`: the"
-                " backfill reads everything anew",
+                f"the replication slot {name!r} is lost ({slot.why_lost}): what was not yet read is gone",
+                hint=START_ANEW,
             )
         if reached and slot.confirmed_flush_lsn is not None and slot.confirmed_flush_lsn > reached:
             raise SourceError(
                 f"the replication slot {name!r} is ahead of the journal: confirmed"
                 f" {format_lsn(slot.confirmed_flush_lsn)}, the journal ends at {format_lsn(reached)}",
-                hint="somebody has advanced or made the slot anew, or the journal is an old copy; start a new"
-                " journal with a backfill, or restore the newer journal",
+                hint="somebody has advanced or made the slot anew, or the journal is an old copy; restore the"
+                " newer journal, or " + START_ANEW,
             )
         if reached > flushed:
             raise SourceError(
                 f"the database is behind the journal: its WAL ends at {format_lsn(flushed)}, the journal at"
                 f" {format_lsn(reached)}",
                 hint="the database was restored from a backup, or a standby was promoted that had not"
-                " received everything; start a new journal with a backfill",
+                " received everything; " + START_ANEW,
             )
+        return slot
 
     def _begin(self, writer: Writer, slot: catalog.Slot) -> None:
         """The journal's first entry: the existing rows, or at least the place where the stream begins."""
@@ -300,6 +348,8 @@ class Capture:
         while True:
             self._waker.clear()
             stopping = self._stop.is_set() or 0 < until < decoder.committed
+            if self._monitor.trouble is not None or self._monitor.overrun:
+                return
             reading = appender.room and not decoder.sealed and not stopping
             frames = stream.read() if reading else []
             now = time.monotonic()
@@ -321,7 +371,8 @@ class Capture:
                     noted = now
             durable = self._confirmable(appender)
             what = talk.decide(now, durable=durable, requested=decoder.reply_requested)
-            if stopping and appender.idle:
+            if stopping and (appender.idle or appender.disk_full):
+                # What a full disk did not take is not confirmed, and comes again.
                 stream.status(received=self._received, durable=durable)
                 return
             if what is not Say.NOTHING:
@@ -372,13 +423,8 @@ class Capture:
         tail = appender.tail
         if not self._settings.confirm_delivered:
             return tail.committed
-        if not self._steps or self._steps[-1] != (tail.offset, tail.committed):
-            if self._steps and self._steps[-1][0] == tail.offset:
-                self._steps.pop()
-            self._steps.append((tail.offset, tail.committed))
-        while self._steps and self._steps[0][0] <= self._delivered:
-            self._safe = self._steps.popleft()[1]
-        return self._safe
+        self._behind.journaled(tail.offset, tail.committed)
+        return self._behind.safe(self._delivered)
 
     def _tell(self, state: str, error: str | None, *, force: bool = True) -> None:
         now = time.monotonic()
@@ -402,6 +448,8 @@ class Capture:
                 "server_lsn": format_lsn(server.current_lsn) if server else None,
                 "retained_bytes": server.retained_bytes if server else None,
                 "wal_status": server.wal_status if server else None,
+                "safe_wal_size": server.safe_wal_size if server else None,
+                "findings": [asdict(finding) for finding in self._monitor.findings],
                 "lag_bytes": lag,
                 "journal": None if appender is None else {"offset": appender.tail.offset},
                 "changes": self._changes,

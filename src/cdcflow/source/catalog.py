@@ -3,16 +3,17 @@
 Catalog look-ups show the present, not the state of the WAL position that the stream has reached.
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 from psycopg.rows import dict_row
 
 import cdcflow.sql
-from cdcflow.model import ReplicaIdentity, parse_lsn
+from cdcflow.model import Column, ReplicaIdentity, parse_lsn
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.source.connection import quote_identifier
 
@@ -89,11 +90,60 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Attribute:
+    """A column as a Relation message would describe it, and whether the server computes it (`s`: stored,
+    `v`: virtual) and may store its values out of line."""
+
+    column: Column
+    generated: Literal["", "s", "v"] = ""
+    toastable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """All columns of a table, and the bytes of its values out of line by the planner's statistics."""
+
+    attributes: tuple[Attribute, ...]
+    toast_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """The oldest open transaction that has written: a process, or a prepared one. `seconds` is None where
+    the connected role may not know its age."""
+
+    pid: int | None
+    prepared: str | None
+    who: str
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """How server and slot are now. Bytes and seconds; None where there is no limit, no slot or no such
+    setting. `clock_skew`: the server's clock minus ours, and by how much that may be off."""
+
+    slot_wal_limit: int | None
+    slot_idle_limit: int | None
+    freeze_age: int
+    retained_bytes: int | None
+    catalog_age: int | None
+    oldest: Transaction | None
+    clock_skew: float
+    clock_error: float
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
-    """The tables that patterns mean, and the patterns that fit no table at all, as they were written."""
+    """The tables that patterns mean, and the patterns that fit no table at all, as they were written.
+
+    `covered` are the partitions of tables that are meant, as `(schema, name)`: they stand for them where a
+    publication does not publish via the root.
+    """
 
     tables: tuple[Table, ...]
     unmatched: tuple[str, ...]
+    covered: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +154,8 @@ class Member:
     name: str
     columns: tuple[str, ...]
     row_filter: str | None
+    #: The columns that the condition is about.
+    filter_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,6 +177,12 @@ class Publication:
     def by_name(self) -> dict[tuple[str, str], Member]:
         """Members by `(schema, name)`."""
         return {(member.schema, member.name): member for member in self.members}
+
+    def holds(self, table: Table) -> bool:
+        """Whether it publishes the table, or will once it publishes via the root."""
+        if (table.schema, table.name) in self.by_name or self.all_tables:
+            return True
+        return table.partitioned and not self.via_root and table.oid in self.listed
 
     @property
     def left_out(self) -> list[str]:
@@ -156,6 +214,13 @@ class Slot:
     def lost(self) -> bool:
         """Whether it can never be streamed again."""
         return self.wal_status == "lost" or self.conflicting or self.invalidation_reason is not None
+
+    @property
+    def why_lost(self) -> str:
+        """The server's `invalidation_reason`, or what older ones let conclude."""
+        # 16 calls a slot conflicting for both reasons, and takes restart_lsn away with the WAL.
+        conflict = self.conflicting and self.restart_lsn is not None
+        return self.invalidation_reason or ("conflict with recovery" if conflict else "wal_removed")
 
 
 def identity(connection: Connection) -> Identity:
@@ -201,6 +266,43 @@ def _table(row: dict[str, Any]) -> Table:
     return Table(**values)
 
 
+def shapes(connection: Connection, known: Iterable[Table]) -> dict[int, Shape]:
+    """The columns of tables by the tables' OIDs."""
+    rows = connection.execute(cdcflow.sql.load("catalog_columns"), ([table.oid for table in known],))
+    return {
+        oid: Shape(
+            tuple(
+                Attribute(Column(*column), generated, toastable) for *column, generated, toastable in columns
+            ),
+            toast_bytes,
+        )
+        for oid, columns, toast_bytes in rows
+    }
+
+
+def vitals(connection: Connection, slot: str) -> Vitals:
+    """Looks at the clock by itself, in a query that the server has nothing to do for."""
+    before = time.time()
+    (clock,) = _one(connection, "SELECT extract(epoch FROM clock_timestamp())::float8")
+    after = time.time()
+    with connection.cursor(row_factory=dict_row) as cursor:
+        row: Mapping[str, Any] | None = cursor.execute(cdcflow.sql.load("catalog_vitals"), (slot,)).fetchone()
+    assert row is not None
+    oldest = None
+    if row["pid"] is not None or row["prepared"] is not None:
+        oldest = Transaction(row["pid"], row["prepared"], row["who"], row["seconds"])
+    return Vitals(
+        slot_wal_limit=row["slot_wal_limit"],
+        slot_idle_limit=row["slot_idle_limit_seconds"],
+        freeze_age=row["freeze_age"],
+        retained_bytes=None if row["retained_bytes"] is None else max(row["retained_bytes"], 0),
+        catalog_age=row["catalog_age"],
+        oldest=oldest,
+        clock_skew=clock - (before + after) / 2,
+        clock_error=(after - before) / 2,
+    )
+
+
 def select(candidates: Iterable[Table], patterns: TablePatterns) -> Selection:
     """What the patterns mean among the candidates. Pure.
 
@@ -213,6 +315,9 @@ def select(candidates: Iterable[Table], patterns: TablePatterns) -> Selection:
     return Selection(
         tables=tuple(table for table in matching if meant.isdisjoint(table.ancestors)),
         unmatched=tuple(patterns.unmatched((table.schema, table.name) for table in known)),
+        covered=frozenset(
+            (table.schema, table.name) for table in known if not meant.isdisjoint(table.ancestors)
+        ),
     )
 
 
@@ -222,8 +327,8 @@ def publication(connection: Connection, name: str) -> Publication | None:
     if row is None:
         return None
     members = tuple(
-        Member(schema, table, tuple(columns), row_filter)
-        for schema, table, columns, row_filter in connection.execute(
+        Member(schema, table, tuple(columns), row_filter, tuple(filter_columns))
+        for schema, table, columns, row_filter, filter_columns in connection.execute(
             cdcflow.sql.load("catalog_publication_tables"), (name,)
         )
     )

@@ -5,9 +5,13 @@ stream and backfill alike. Every failure to connect is a `SourceError` with what
 `ConfigurationError` where the DSN itself is wrong. No message holds a password.
 """
 
+import os
 import select
+import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -19,6 +23,7 @@ from cdcflow.source.failures import at_in_host, connecting, failure, wrong_dsn, 
 
 __all__ = [
     "SETTINGS",
+    "answering",
     "connect",
     "connect_replication",
     "failure",
@@ -53,6 +58,9 @@ _NEWER_TIMEOUT = "SELECT set_config(name, '0', false) FROM pg_settings WHERE nam
 
 #: Seconds for one host. Long enough for TLS over a bad line, short enough for a person who waits.
 CONNECT_TIMEOUT = 10
+#: Seconds for the answer to a look into the catalog or the start of a stream, which take milliseconds. A
+#: server that hangs, or a proxy before one that is gone, keeps TCP itself content for ever.
+ANSWER_TIMEOUT = 30.0
 #: A peer that is gone is found out within a minute: 30 s of silence, then three probes.
 _TCP: Mapping[str, int] = {
     "keepalives": 1,
@@ -73,7 +81,8 @@ def connect(dsn: str, *, purpose: str) -> psycopg.Connection[Any]:
     try:
         connection = psycopg.connect(conninfo, autocommit=True)
         try:
-            connection.execute(_NEWER_TIMEOUT)
+            with answering(connection.fileno()):
+                connection.execute(_NEWER_TIMEOUT)
         except BaseException:
             connection.close()
             raise
@@ -91,11 +100,35 @@ def connect_replication(dsn: str, *, purpose: str) -> pq.abc.PGconn:
     """
     options = _options(dsn)
     connection = _poll(replication_options(dsn, purpose=purpose), dsn, options)
-    result = connection.exec_(_NEWER_TIMEOUT.encode())
+    with answering(connection.socket):
+        result = connection.exec_(_NEWER_TIMEOUT.encode())
     if result.status != pq.ExecStatus.TUPLES_OK:
         connection.finish()
         raise failure(result, "the session cannot be prepared")
     return connection
+
+
+@contextmanager
+def answering(descriptor: int, timeout: float | None = None) -> Iterator[None]:
+    """Shuts the socket when the block takes longer than `timeout` seconds (`ANSWER_TIMEOUT`), whereupon
+    libpq finds the connection closed."""
+    lock, open_ = threading.Lock(), [True]
+
+    def shut() -> None:
+        with lock:
+            if open_:
+                with socket.socket(fileno=os.dup(descriptor)) as end:
+                    end.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(ANSWER_TIMEOUT if timeout is None else timeout, shut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        with lock:
+            open_.clear()
 
 
 def replication_options(dsn: str, *, purpose: str = "capture") -> bytes:

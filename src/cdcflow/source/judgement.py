@@ -2,18 +2,22 @@
 of values and the same facts always get the same words."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cdcflow.model.finding import Finding
-from cdcflow.source.catalog import Identity, Publication, Selection, Server, Slot, Table
+from cdcflow.source.catalog import Identity, Publication, Selection, Server, Slot, Table, Vitals
 from cdcflow.source.connection import quote_identifier, quote_literal
+from cdcflow.source.contents import GENERATED, Shapes, judge_contents, stored
 from cdcflow.source.statements import (
     add_tables,
     create_publication,
     create_slot,
     full_identity,
+    publish_everything,
     publish_via_root,
+    set_for_server,
 )
+from cdcflow.source.vitals import judge_vitals
 
 #: The first major version whose pg_publication_tables has the published columns and row filters, which
 #: the backfill must read the same way as the stream.
@@ -27,6 +31,9 @@ SHORT_TIMEOUT_MS = 5_000
 OURS = "cdcflow "
 #: Names in a message before it says how many more there are.
 SHOWN = 5
+#: Slots and WAL senders that are free after a remedy has raised their number: ours, the backfill's, and
+#: some for whoever comes next.
+SPARE = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +41,7 @@ class Situation:
     """The facts, as `cdcflow.source.catalog` reads them.
 
     `slot_user` is the application_name of who streams from the slot, None where nobody does or we may
-    not know.
+    not know. `shapes` are the selected tables' columns by their OIDs. `vitals` is None where nobody looked.
     """
 
     patterns: tuple[str, ...]
@@ -46,6 +53,13 @@ class Situation:
     publication: Publication | None
     slot: Slot | None
     slot_user: str | None
+    shapes: Shapes = field(default_factory=dict)
+    vitals: Vitals | None = None
+
+    @property
+    def publishes_generated(self) -> bool:
+        """Whether a publication made now has to say that it publishes generated columns."""
+        return self.identity.major >= GENERATED and stored(self.selection.tables, self.shapes)
 
 
 def judge(situation: Situation) -> list[Finding]:
@@ -58,7 +72,9 @@ def judge(situation: Situation) -> list[Finding]:
         *_privileges(situation),
         *_publication(situation),
         *_replica_identity(situation),
+        *_contents(situation),
         *_slot(situation),
+        *_vitals(situation),
     ]
 
 
@@ -89,7 +105,8 @@ def _server(situation: Situation) -> Iterator[Finding]:
             f"wal_level is {server.wal_level}, and must be logical",
             "run this as a superuser and restart the server (Amazon RDS: rds.logical_replication = 1,"
             " Google Cloud SQL: cloudsql.logical_decoding = on)",
-            "ALTER SYSTEM SET wal_level = 'logical';",
+            set_for_server("wal_level", "logical", restart=True),
+            "restart",
         )
     if 0 < server.wal_sender_timeout_ms < SHORT_TIMEOUT_MS:
         yield Finding(
@@ -98,6 +115,7 @@ def _server(situation: Situation) -> Iterator[Finding]:
             f"wal_sender_timeout is {server.wal_sender_timeout_ms} ms: short pauses will end the stream",
             "set it to a minute, the default",
             f"ALTER ROLE {quote_identifier(server.role)} SET wal_sender_timeout = '60s';",
+            "role",
         )
 
 
@@ -106,11 +124,17 @@ def _capacity(situation: Situation) -> Iterator[Finding]:
     free = server.max_slots - server.used_slots
     used = f"{server.used_slots} of max_replication_slots = {server.max_slots} are in use"
     remedy = "drop a slot that nobody needs, or raise max_replication_slots and restart the server"
+    more = set_for_server("max_replication_slots", str(server.used_slots + SPARE), restart=True)
     if slot is None and free < 1:
-        yield Finding("error", "slots", f"no replication slot is free: {used}", remedy)
+        yield Finding("error", "slots", f"no replication slot is free: {used}", remedy, more, "restart")
     elif free < (1 if slot else 2):
         yield Finding(
-            "warning", "slots", f"the backfill needs one more slot while it runs, and {used}", remedy
+            "warning",
+            "slots",
+            f"the backfill needs one more slot while it runs, and {used}",
+            remedy,
+            more,
+            "restart",
         )
     active = slot is not None and slot.active_pid is not None
     if not active and server.max_senders - server.used_senders < 1:
@@ -119,6 +143,8 @@ def _capacity(situation: Situation) -> Iterator[Finding]:
             "wal senders",
             f"no WAL sender is free: all of max_wal_senders = {server.max_senders} are in use",
             "end a replication connection that nobody needs, or raise max_wal_senders and restart the server",
+            set_for_server("max_wal_senders", str(server.used_senders + SPARE), restart=True),
+            "restart",
         )
 
 
@@ -131,6 +157,7 @@ def _role(situation: Situation) -> Iterator[Finding]:
             f"the role {server.role} lacks the REPLICATION privilege",
             "run this as a superuser (Amazon RDS: GRANT rds_replication TO the role)",
             f"ALTER ROLE {quote_identifier(server.role)} REPLICATION;",
+            "role",
         )
 
 
@@ -185,6 +212,7 @@ def _privileges(situation: Situation) -> Iterator[Finding]:
             f"the role {server.role} may not read {of}, so the backfill would fail",
             "run this as the owner of the tables",
             "\n".join(grants),
+            "role",
         )
     filtered = [t for t in situation.selection.tables if t.filtered_by_policies]
     if filtered and not server.bypasses_rls:
@@ -195,6 +223,7 @@ def _privileges(situation: Situation) -> Iterator[Finding]:
             " the backfill will stop there instead of missing rows",
             "let the role bypass row-level security; the stream is not affected by it",
             f"ALTER ROLE {role} BYPASSRLS;",
+            "role",
         )
 
 
@@ -207,7 +236,8 @@ def _publication(situation: Situation) -> Iterator[Finding]:
             "publication",
             f"the publication {name} does not exist in the database {situation.identity.database}",
             "run `cdcflow setup`, or let the tables' owner run this",
-            create_publication(name, tables) if tables else "",
+            create_publication(name, tables, generated=situation.publishes_generated) if tables else "",
+            "publication",
         )
         return
     roots = [table for table in tables if table.partitioned]
@@ -219,9 +249,9 @@ def _publication(situation: Situation) -> Iterator[Finding]:
             " names of the partitions",
             "publish them under the partitioned table's own name",
             publish_via_root(name),
+            "publication",
         )
-        tables = tuple(table for table in tables if not table.partitioned)
-    missing = [table for table in tables if (table.schema, table.name) not in publication.by_name]
+    missing = [table for table in tables if not publication.holds(table)]
     if missing:
         yield Finding(
             "error",
@@ -230,6 +260,7 @@ def _publication(situation: Situation) -> Iterator[Finding]:
             "run `cdcflow setup`, or let the tables' owner run this; of a table that is added, only later"
             " changes are captured",
             add_tables(name, missing),
+            "publication",
         )
     yield from _surplus(situation, publication)
     left_out = publication.left_out
@@ -239,7 +270,8 @@ def _publication(situation: Situation) -> Iterator[Finding]:
             "publication",
             f"the publication {name} leaves out {', '.join(left_out)}: the destinations will not see them",
             "publish everything, unless that is what you want",
-            f"ALTER PUBLICATION {quote_identifier(name)} SET (publish = 'insert, update, delete, truncate');",
+            publish_everything(name),
+            "publication",
         )
     if not missing:
         yield Finding("ok", "publication", f"{name} publishes {len(publication.members)} tables")
@@ -248,10 +280,8 @@ def _publication(situation: Situation) -> Iterator[Finding]:
 def _surplus(situation: Situation, publication: Publication) -> Iterator[Finding]:
     """Tables that are published and not meant: they are captured, and stored, all the same."""
     meant = {(table.schema, table.name) for table in situation.selection.tables}
-    # Without publish_via_partition_root the partitions stand for their root, which is said elsewhere.
-    if not publication.via_root and any(table.partitioned for table in situation.selection.tables):
-        return
-    surplus = [key for key in publication.by_name if key not in meant]
+    # Without publish_via_partition_root partitions stand for their root, which is said elsewhere.
+    surplus = [key for key in publication.by_name if key not in meant | situation.selection.covered]
     if not surplus:
         return
     dropped = ", ".join(f"{quote_identifier(s)}.{quote_identifier(t)}" for s, t in surplus)
@@ -264,6 +294,7 @@ def _surplus(situation: Situation, publication: Publication) -> Iterator[Finding
         ""
         if publication.all_tables
         else f"ALTER PUBLICATION {quote_identifier(publication.name)} DROP TABLE {dropped};",
+        "publication",
     )
 
 
@@ -290,8 +321,33 @@ def _replica_identity(situation: Situation) -> Iterator[Finding]:
         f" and DELETE {'fail' if already else 'will fail as soon as they are published'}",
         "give them a primary key, or let updates and deletes carry the whole old row, or exclude them in"
         " source.tables",
-        "\n".join(full_identity(name) for table in troubled for name in unidentified(table)),
+        "\n".join(
+            full_identity(name)
+            for table in troubled
+            if not _computes(situation, table)
+            for name in unidentified(table)
+        ),
+        "tables",
     )
+
+
+def _computes(situation: Situation, table: Table) -> bool:
+    """Whether a virtual column keeps FULL from helping: from 18 on the server refuses it in an identity."""
+    shape = situation.shapes.get(table.oid)
+    virtual = shape is not None and any(a.generated == "v" for a in shape.attributes)
+    return virtual and situation.identity.major >= GENERATED
+
+
+def _contents(situation: Situation) -> Iterator[Finding]:
+    if situation.publication is not None:
+        yield from judge_contents(
+            situation.selection.tables, situation.shapes, situation.publication, situation.identity.major
+        )
+
+
+def _vitals(situation: Situation) -> Iterator[Finding]:
+    if situation.vitals is not None:
+        yield from judge_vitals(situation.vitals, situation.slot)
 
 
 def _slot(situation: Situation) -> Iterator[Finding]:
@@ -304,6 +360,7 @@ def _slot(situation: Situation) -> Iterator[Finding]:
             "run `cdcflow setup`, or let a role with REPLICATION run this in the source's database, after the"
             " publication is made",
             create_slot(name),
+            "slot",
         )
         return
     wrong = slot_mismatch(slot, situation.identity.database)
@@ -311,11 +368,10 @@ def _slot(situation: Situation) -> Iterator[Finding]:
         yield Finding("error", "slot", wrong, "give source.slot another name, which nothing else uses")
         return
     if slot.lost:
-        reason = slot.invalidation_reason or ("conflict with recovery" if slot.conflicting else "WAL removed")
         yield Finding(
             "error",
             "slot",
-            f"the replication slot {name} is lost ({reason}): what it had not yet handed over is gone",
+            f"the replication slot {name} is lost ({slot.why_lost}): what it had not yet handed over is gone",
             "start anew: `cdcflow teardown --yes`, move the journal away, `cdcflow setup`, `cdcflow run`; the"
             " backfill reads everything again. See why cdcflow was down, or raise max_slot_wal_keep_size",
             f"SELECT pg_drop_replication_slot({quote_literal(name)});",

@@ -5,20 +5,39 @@ SQL to copy where SQL is the remedy.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import psycopg
 
 from cdcflow.errors import SourceError
+from cdcflow.model.expected import ExpectedTable
 from cdcflow.model.finding import Finding
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.source import catalog
 from cdcflow.source.connection import connect, where
+from cdcflow.source.contents import expected
 from cdcflow.source.judgement import OLDEST, Situation, judge
 
-__all__ = ["look", "preflight"]
+__all__ = ["Examined", "examine", "look", "preflight"]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What was found, the tables as the stream will announce them, and what to call the database and the
+    role that was used; empty where the server could not be asked."""
+
+    findings: tuple[Finding, ...]
+    tables: tuple[ExpectedTable, ...] = ()
+    database: str = ""
+    role: str = ""
 
 
 def preflight(dsn: str, tables: Sequence[str], publication: str, slot: str) -> list[Finding]:
+    """The findings of `examine`."""
+    return list(examine(dsn, tables, publication, slot).findings)
+
+
+def examine(dsn: str, tables: Sequence[str], publication: str, slot: str) -> Examined:
     """Everything that stands in the way of capturing `tables`, and what is in order.
 
     A server that cannot be reached is a finding too. Raises ConfigurationError for a DSN or a table
@@ -29,14 +48,17 @@ def preflight(dsn: str, tables: Sequence[str], publication: str, slot: str) -> l
         with connect(dsn, purpose="preflight") as connection:
             version = connection.info.server_version // 10_000
             if version < OLDEST:
-                return [too_old(version)]
+                return Examined((too_old(version),))
             situation = look(connection, patterns, publication, slot)
     except SourceError as error:
-        return [Finding("error", "connection", str(error), error.hint)]
+        return Examined((Finding("error", "connection", str(error), error.hint),))
     except psycopg.Error as error:
         said = " ".join(str(error).split())
-        return [Finding("error", "connection", f"the catalog of {where(dsn)} cannot be read: {said}")]
-    return judge(situation)
+        unread = f"the catalog of {where(dsn)} cannot be read: {said}"
+        return Examined((Finding("error", "connection", unread),))
+    identity = situation.identity
+    coming = expected(situation.selection.tables, situation.shapes, situation.publication, identity.major)
+    return Examined(tuple(judge(situation)), coming, identity.database, situation.server.role)
 
 
 def too_old(version: int) -> Finding:
@@ -50,7 +72,9 @@ def too_old(version: int) -> Finding:
 
 def look(connection: catalog.Connection, patterns: TablePatterns, publication: str, slot: str) -> Situation:
     """Reads from the catalog all that there is to judge."""
+    vitals = catalog.vitals(connection, slot)
     found = catalog.slot(connection, slot)
+    selection = catalog.select(catalog.tables(connection), patterns)
     active = found.active_pid if found else None
     return Situation(
         patterns=patterns.texts,
@@ -58,8 +82,10 @@ def look(connection: catalog.Connection, patterns: TablePatterns, publication: s
         slot_name=slot,
         identity=catalog.identity(connection),
         server=catalog.server(connection),
-        selection=catalog.select(catalog.tables(connection), patterns),
+        selection=selection,
         publication=catalog.publication(connection, publication),
         slot=found,
         slot_user=catalog.application(connection, active) if active is not None else None,
+        shapes=catalog.shapes(connection, selection.tables),
+        vitals=vitals,
     )

@@ -257,7 +257,7 @@ def _own(situation: Situation) -> list[Statement]:
     if known is None:
         found.append(
             Statement(
-                create_publication(name, wanted),
+                create_publication(name, wanted, generated=situation.publishes_generated),
                 "Which tables are captured.",
                 f"made the publication {name} of {len(wanted)} tables",
             )

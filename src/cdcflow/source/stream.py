@@ -15,7 +15,13 @@ from psycopg import pq
 
 from cdcflow.errors import SourceError, SourceUnavailable
 from cdcflow.model import format_lsn, parse_lsn
-from cdcflow.source.connection import connect_replication, failure, quote_identifier, quote_literal
+from cdcflow.source.connection import (
+    answering,
+    connect_replication,
+    failure,
+    quote_identifier,
+    quote_literal,
+)
 
 #: 2000-01-01 in Unix time: replication timestamps are microseconds since then.
 _EPOCH = 946_684_800
@@ -84,7 +90,8 @@ class Stream:
             f"(proto_version '1', publication_names {names}{wanted})"
         )
         try:
-            result = connection.exec_(command.encode())
+            with answering(connection.socket):
+                result = connection.exec_(command.encode())
             if result.status != pq.ExecStatus.COPY_BOTH:
                 raise failure(result, f"the slot {slot!r} cannot be streamed")
             connection.nonblocking = 1
@@ -178,6 +185,19 @@ def export_snapshot(dsn: str, *, name: str, hold: Callable[[Snapshot], None]) ->
         assert point is not None
         assert snapshot is not None
         hold(Snapshot(snapshot.decode(), parse_lsn(point.decode())))
+    finally:
+        connection.finish()
+
+
+def timeline_history(dsn: str, timeline: int) -> str:
+    """The history file of a timeline: where each of its ancestors was left. Raises SourceError."""
+    connection = connect_replication(dsn, purpose="timeline")
+    try:
+        with answering(connection.socket):
+            result = connection.exec_(f"TIMELINE_HISTORY {timeline}".encode())
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            raise failure(result, f"the history of timeline {timeline} cannot be read")
+        return (result.get_value(0, 1) or b"").decode(errors="replace")
     finally:
         connection.finish()
 

@@ -34,12 +34,14 @@ def tail(
     messages: PrefixPatterns,
     stopping: Callable[[], bool],
     ready: Callable[[list[str]], None],
+    wake_on: int | None = None,
 ) -> Iterator[Batch]:
     """Yields batches of what is committed from now on, until `stopping` says so.
 
     Watches the tables of `publication`, or all that match `tables`, or none where only `messages` are
-    given: logical messages with these prefixes. Calls `ready` with the names of the
-    watched tables once the stream runs. Raises SourceError, and ConfigurationError when no table matches.
+    given: logical messages with these prefixes. Calls `ready` with the names of the watched tables once
+    the stream runs. When the descriptor `wake_on` can be read, it looks at `stopping` at once, else within
+    `STATUS_INTERVAL`. Raises SourceError, and ConfigurationError when no table matches.
     """
     with contextlib.ExitStack() as stack:
         control = stack.enter_context(connect(dsn, purpose="tail"))
@@ -52,6 +54,8 @@ def tail(
             dsn, slot=f"{PREFIX}{os.getpid()}", publications=publications, messages=bool(messages)
         )
         stack.callback(stream.close)
+        if wake_on is not None:
+            stream.also_wake_on(wake_on)
         ready(names)
         yield from _batches(stream, Decoder(prefixes=messages), stopping)
 

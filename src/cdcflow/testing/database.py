@@ -41,10 +41,14 @@ class Database:
             self._own = self.connect(application_name="cdcflow testing")
         return rows_of(self._own.execute(query, params))
 
-    def drop(self) -> None:
-        """Closes our connections, ends everybody else's, drops the slots and the database."""
+    def close(self) -> None:
+        """Closes our connections, where the server goes away as a whole."""
         for connection in self._connections:
             connection.close()
+
+    def drop(self) -> None:
+        """Closes our connections, ends everybody else's, drops the slots and the database."""
+        self.close()
         slots = "SELECT slot_name, active_pid FROM pg_replication_slots WHERE database = %s"
 
         def released() -> bool:

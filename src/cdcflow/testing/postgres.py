@@ -185,6 +185,28 @@ class Server:
             configuration.write("include 'cdcflow.conf'\n")
         self._write_settings()
 
+    def standby(self, directory: Path, *, settings: Settings | None = None) -> "Server":
+        """A streaming standby of this server, through a physical slot `standby`; not started yet.
+
+        Raises EnvironmentFault when the base backup fails.
+        """
+        other = Server(self.binaries, directory, settings={**self._settings, **(settings or {})})
+        other.directory.mkdir(parents=True, exist_ok=True)
+        data = other._place_of_data()
+        command = [str(self.binaries.bin / "pg_basebackup"), "-D", str(data), "-d", self.dsn(), "-R"]
+        command += ["-C", "-S", "standby", "-c", "fast", "--no-sync"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, **self.account.popen_arguments()
+        )
+        if done.returncode != 0:
+            raise EnvironmentFault(f"pg_basebackup failed in {data}: {done.stderr.strip()[-500:]}")
+        other._write_settings()
+        return other
+
+    def promote(self) -> None:
+        """Makes a standby a primary; returns when it is one."""
+        self.execute("SELECT pg_promote()")
+
     def _place_of_data(self) -> Path:
         data = self.directory / "data"
         if data.exists():

@@ -5,14 +5,18 @@ Postgres fixes neither the number of dimensions nor the bounds by the column's t
 column is VARCHAR with the JSON text, which DuckDB's JSON functions read.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Self
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdcflow.types.base import PgType, by_value
-from cdcflow.types.numbers import Integer
+from cdcflow.types.base import Family, Known, Numbers, PgType, by_value
+from cdcflow.types.numbers import Integer, Numeric
+from cdcflow.types.text import Text
 
 _QUOTE, _ESCAPE = '"', "\\"
 
@@ -30,7 +34,7 @@ class Array(PgType):
     delimiter: str = ","
 
     @classmethod
-    def of(cls, element: PgType, delimiter: str = ",") -> "Array":
+    def of(cls, element: PgType, delimiter: str = ",") -> Self:
         return cls(f"{element.name}[]", pa.string(), "VARCHAR", element, delimiter)
 
     def _convert(self, values: pa.StringArray) -> pa.Array:
@@ -46,6 +50,12 @@ class Array(PgType):
         return value if isinstance(value, str) else orjson.dumps(value).decode()
 
     def json(self, text: str) -> object:
+        return self._nested(text, self.element.json)
+
+    def converter(self, numbers: Numbers) -> Callable[[str], object]:
+        return partial(self._nested, element=self.element.converter(numbers))
+
+    def _nested(self, text: str, element: Callable[[str], object]) -> object:
         if not text.startswith(("{", "[")):
             return text  # somebody's own type whose name begins like an array's
         lower: list[int] = []
@@ -53,11 +63,11 @@ class Array(PgType):
             # `[0:1][2:3]={{…},{…}}`: given only when a lower bound is not 1.
             bounds, _, text = text.partition("=")
             lower = [int(part.partition(":")[0]) for part in bounds[1:-1].split("][")]
-        elements = _parse(text, self.delimiter, self.element)
+        elements = _parse(text, self.delimiter, element)
         return {"lower_bounds": lower, "elements": elements} if lower else elements
 
 
-def _parse(text: str, delimiter: str, element: PgType) -> list[object]:
+def _parse(text: str, delimiter: str, element: Callable[[str], object]) -> list[object]:
     """The nested list of `{…}`. Raises ValueError for what array_out does not write
     (src/backend/utils/adt/arrayfuncs.c)."""
     root: list[object] = []
@@ -81,14 +91,14 @@ def _parse(text: str, delimiter: str, element: PgType) -> list[object]:
             at += 1
         elif mark == _QUOTE:
             value, at = _quoted(text, at + 1)
-            stack[-1].append(element.json(value))
+            stack[-1].append(element(value))
         else:
             stop = at
             while stop < end and text[stop] != delimiter and text[stop] != "}":
                 stop += 1
             value, at = text[at:stop], stop
             # array_out quotes the text NULL, so the bare word is SQL NULL.
-            stack[-1].append(None if value == "NULL" else element.json(value))
+            stack[-1].append(None if value == "NULL" else element(value))
     if len(stack) != 1 or len(root) != 1 or not isinstance(root[0], list):
         raise ValueError("an array that does not end")
     return root[0]
@@ -110,3 +120,19 @@ def _quoted(text: str, at: int) -> tuple[str, int]:
         pieces.append(text[at:escape])
         pieces.append(text[escape + 1])
         at = escape + 2
+
+
+FAMILY = Family(
+    "Arrays",
+    (
+        Known("numeric[]", Array.of(Numeric.of()), "{{1.10,NULL},{NaN,2}}"),
+        Known("text[]", Array.of(Text.of("text")), '{a,NULL,"NULL",""}'),
+        Known("text[]", Array.of(Text.of("text")), "[0:1]={a,b}"),
+    ),
+    notes="""\
+* Nested lists of whatever the element is. Lower bounds other than 1 are kept, in an object.
+* `VARCHAR` in the warehouse, with the JSON: neither the number of dimensions nor the bounds are fixed by the
+  column's type, so the next row may not fit a `LIST`.
+* Of a type that is not built in, the server says no more than the array's name: the elements of an array of
+  enums are labels, those of an array of domains or composites are strings with the element's text.""",
+)

@@ -5,12 +5,17 @@ Every conversion is exact or refuses loudly. Nothing is rounded, clamped, or tur
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdcflow.errors import Permanent
+
+#: How JSON writes the numbers that JavaScript would change: as strings (`safe`), or as JSON numbers with all
+#: their digits (`exact`), for readers that have exact numbers.
+Numbers = Literal["safe", "exact"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,10 @@ class PgType(ABC):
     def json(self, text: str) -> object:
         """One value for orjson, such that a JavaScript reader gets it unharmed."""
 
+    def converter(self, numbers: Numbers) -> Callable[[str], object]:
+        """`json` for that choice of numbers."""
+        return self.json
+
     @abstractmethod
     def _convert(self, values: pa.StringArray) -> pa.Array:
         """`to_arrow`, which may leave with ValueError or OverflowError where a value does not fit."""
@@ -53,6 +62,31 @@ class PgType(ABC):
             f"{what} of type {self.name} does not fit {self.duckdb} exactly",
             hint="make the destination's column VARCHAR: it then holds Postgres' own text",
         )
+
+
+@dataclass(frozen=True)
+class Known:
+    """A type that is known by name: `typname` as pg_type has it, and a value of it for the documentation.
+
+    `oid` and `array_oid` are those of a built-in type, fixed for ever (src/include/catalog/pg_type.dat); a
+    type of an extension has none. `delimiter` is `typdelim`, what separates it in an array.
+    """
+
+    typname: str
+    kind: PgType
+    example: str
+    oid: int = 0
+    array_oid: int = 0
+    delimiter: str = ","
+
+
+@dataclass(frozen=True)
+class Family:
+    """What one module of this package knows. `notes` is what its users must know, in Markdown."""
+
+    title: str
+    types: tuple[Known, ...]
+    notes: str = field(kw_only=True)
 
 
 def by_value(values: pa.StringArray, convert: Callable[[str], object], kind: pa.DataType) -> pa.Array:

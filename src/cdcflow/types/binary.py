@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdcflow.types.base import PgType
+from cdcflow.types.base import Family, Known, PgType
 
 
 @dataclass(frozen=True)
@@ -43,3 +43,10 @@ def _bytes(values: pa.StringArray) -> bytes:
     _, offsets, data = values.buffers()
     bounds = pa.Array.from_buffers(pa.int32(), len(values) + 1, [None, offsets], offset=values.offset)
     return bytes(memoryview(data)[bounds[0].as_py() : bounds[-1].as_py()]) if data is not None else b""
+
+
+FAMILY = Family(
+    "Bytes",
+    (Known("bytea", Bytea.of(), "\\x00ff", 17, 1001),),
+    notes="Base64 with padding in JSON (RFC 4648, section 4).",
+)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdcflow.types.base import PgType
+from cdcflow.types.base import Family, Known, PgType
 
 
 @dataclass(frozen=True)
@@ -21,3 +21,6 @@ class Boolean(PgType):
 
     def json(self, text: str) -> object:
         return text == "t"
+
+
+FAMILY = Family("Boolean", (Known("bool", Boolean.of(), "t", 16, 1000),), notes="")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdcflow.types.base import PgType, by_kernel_or_value
+from cdcflow.types.base import Family, Known, PgType, by_kernel_or_value
+from cdcflow.types.text import Text
 
 #: DuckDB's `date_t::infinity()` and `timestamp_t::infinity()`; the negative of each is -infinity.
 INFINITE_DAY = 2**31 - 1
@@ -140,3 +141,21 @@ class Timestamp(PgType):
         """ISO 8601 with a T, and `+00:00` for timestamptz; `infinity` and ` BC` as Postgres has them."""
         stamp = text.replace(" ", "T", 1)
         return stamp.replace("+00", "+00:00", 1) if self.name == "timestamptz" else stamp
+
+
+FAMILY = Family(
+    "Dates and times",
+    (
+        Known("date", Date.of(), "0044-03-15 BC", 1082, 1182),
+        Known("time", Time.of(), "24:00:00", 1083, 1183),
+        # Neither Arrow nor DuckDB's Arrow form keeps its offset.
+        Known("timetz", Text.of("timetz"), "18:18:44.5+05:30", 1266, 1270),
+        Known("timestamp", Timestamp.of(), "2026-11-22 18:18:44.123456", 1114, 1115),
+        Known("timestamptz", Timestamp.with_zone(), "2026-11-22 18:18:44.5+00", 1184, 1185),
+    ),
+    notes="""\
+* Moments are in UTC, whatever the server's time zone. JSON is what Postgres' own `to_json` gives: ISO 8601,
+  with `infinity`, `-infinity` and ` BC` as Postgres writes them.
+* The warehouse has infinities, years BC and years beyond 9999 too. Moments after 294247-01-10 (Postgres goes
+  on to 294276) stop the flow.""",
+)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from cdcflow.types.base import PgType, by_value
+from cdcflow.types.base import Family, Known, PgType, by_value
 
 #: PostgreSQL 17 and later.
 _INFINITE = frozenset({"infinity", "-infinity"})
@@ -81,3 +81,13 @@ class Interval(PgType):
 
     def json(self, text: str) -> object:
         return iso(text)
+
+
+FAMILY = Family(
+    "Interval",
+    (Known("interval", Interval.of(), "1 year -2 days +03:00:00.5", 1186, 1187),),
+    notes="""\
+Months, days and microseconds stay apart, each with its sign. JSON is ISO 8601 as Postgres writes it under
+`IntervalStyle = iso_8601`. ±infinity (PostgreSQL 17) is a string in JSON, and stops a flow to the warehouse,
+whose `INTERVAL` has none.""",
+)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import orjson
 import pyarrow as pa
 
-from cdcflow.types.base import PgType
+from cdcflow.types.base import Family, Known, PgType
+from cdcflow.types.text import as_text
 
 
 @dataclass(frozen=True)
@@ -30,3 +31,19 @@ class Json(PgType):
         if "\n" in text or "\r" in text:
             text = text.replace("\r", " ").replace("\n", " ")
         return orjson.Fragment(text)
+
+
+FAMILY = Family(
+    "JSON",
+    (
+        Known("json", Json.of("json"), '{"a": 1, "a": 12345678901234567890}', 114, 199),
+        Known("jsonb", Json.of("jsonb"), "null", 3802, 3807),
+        as_text("jsonpath", '$."a"', 4072, 4073),
+    ),
+    notes="""\
+* The text of the value becomes part of the event as it stands: big integers, duplicate keys and escaped lone
+  surrogates included. SQL NULL and JSON `null` are both `null` in an event, whose `json_null` names the
+  columns with the latter; in the warehouse they are NULL and the text `null`.
+* `VARCHAR` in the warehouse, which DuckDB's JSON functions read: its JSON type refuses documents that
+  Postgres takes.""",
+)

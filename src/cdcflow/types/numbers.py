@@ -4,12 +4,14 @@ JSON readers in JavaScript hold numbers as doubles (RFC 8259, section 6), so wha
 is a string there: integers beyond ±(2^53 − 1), every numeric, and the floats that JSON cannot write.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdcflow.types.base import PgType
+from cdcflow.types.base import Family, Known, Numbers, PgType
 
 #: JavaScript's Number.MAX_SAFE_INTEGER. Integers beyond it are strings in JSON.
 SAFE_INTEGER = 2**53 - 1
@@ -19,6 +21,8 @@ SPECIAL_FLOATS = frozenset({"NaN", "Infinity", "-Infinity", "-0"})
 
 #: DuckDB's DECIMAL holds at most so many digits.
 MAX_DECIMAL = 38
+
+NUMERIC = 1700
 
 #: numeric's modifier is ((precision << 16) | scale) + VARHDRSZ (src/backend/utils/adt/numeric.c).
 _VARHDRSZ = 4
@@ -35,6 +39,9 @@ class Integer(PgType):
         value = int(text)
         return value if -SAFE_INTEGER <= value <= SAFE_INTEGER else text
 
+    def converter(self, numbers: Numbers) -> Callable[[str], object]:
+        return int if numbers == "exact" else self.json
+
 
 @dataclass(frozen=True)
 class Float(PgType):
@@ -48,7 +55,30 @@ class Float(PgType):
 
 
 @dataclass(frozen=True)
-class Decimal(PgType):
+class Numeric(PgType):
+    """numeric of any size, with NaN and infinities: text in Arrow and DuckDB, where no type has them all."""
+
+    @classmethod
+    def of(cls) -> "Numeric":
+        return cls("numeric", pa.string(), "VARCHAR")
+
+    def _convert(self, values: pa.StringArray) -> pa.Array:
+        return values
+
+    def json(self, text: str) -> object:
+        return text
+
+    def converter(self, numbers: Numbers) -> Callable[[str], object]:
+        return _digits if numbers == "exact" else self.json
+
+
+def _digits(text: str) -> object:
+    """The number itself; numeric_out's form of it is JSON's, but for NaN and the infinities."""
+    return orjson.Fragment(text) if text[-1].isdigit() else text
+
+
+@dataclass(frozen=True)
+class Decimal(Numeric):
     """numeric with a precision and scale that DECIMAL holds exactly.
 
     Such a column may still hold NaN (an infinity it may not), which DECIMAL has no form for: `to_arrow`
@@ -56,7 +86,7 @@ class Decimal(PgType):
     """
 
     @classmethod
-    def of(cls, name: str, precision: int, scale: int) -> "Decimal":
+    def sized(cls, name: str, precision: int, scale: int) -> "Decimal":
         return cls(name, pa.decimal128(precision, scale), f"DECIMAL({precision},{scale})")
 
     def _convert(self, values: pa.StringArray) -> pa.Array:
@@ -66,9 +96,6 @@ class Decimal(PgType):
             if pc.any(pc.equal(values, "NaN")).as_py():
                 raise self.misfit("NaN") from None
             raise
-
-    def json(self, text: str) -> object:
-        return text
 
 
 def numeric(typmod: int) -> PgType | None:
@@ -83,4 +110,25 @@ def numeric(typmod: int) -> PgType | None:
     name = f"numeric({precision},{scale})"
     # numeric(3,-2) holds 99900: five digits before the point. numeric(2,4) holds 0.0099: four behind it.
     digits = max(precision - min(scale, 0), scale)
-    return Decimal.of(name, digits, max(scale, 0)) if digits <= MAX_DECIMAL else None
+    return Decimal.sized(name, digits, max(scale, 0)) if digits <= MAX_DECIMAL else None
+
+
+FAMILY = Family(
+    "Numbers",
+    (
+        Known("int2", Integer("smallint", pa.int16(), "SMALLINT"), "-32768", 21, 1005),
+        Known("int4", Integer("integer", pa.int32(), "INTEGER"), "2147483647", 23, 1007),
+        Known("int8", Integer("bigint", pa.int64(), "BIGINT"), "9007199254740993", 20, 1016),
+        Known("float4", Float("real", pa.float32(), "FLOAT"), "0.1", 700, 1021),
+        Known("float8", Float("double precision", pa.float64(), "DOUBLE"), "-0", 701, 1022),
+        Known("numeric", Numeric.of(), "1.10", NUMERIC, 1231),
+    ),
+    notes="""\
+* Integers beyond ±(2^53 − 1), every numeric, and the floats NaN, Infinity, −Infinity and −0 are strings in
+  JSON: a JavaScript reader would change them. `numbers: exact` on a webhook or jsonl sink writes integers and
+  finite numerics as JSON numbers with all their digits instead. Numbers inside of `json` and `jsonb` values
+  are passed on as they stand either way.
+* `numeric(p,s)` is `DECIMAL` in the warehouse where that holds it: up to 38 digits. NaN in such a column
+  stops the flow; an infinity Postgres itself refuses there. A numeric without precision, or of more digits,
+  is `VARCHAR`.""",
+)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from cdcflow.types.base import PgType
+from cdcflow.types.base import Family, Known, PgType
 
 
 @dataclass(frozen=True)
@@ -20,3 +20,8 @@ class Uuid(PgType):
 
     def json(self, text: str) -> object:
         return text
+
+
+FAMILY = Family(
+    "UUID", (Known("uuid", Uuid.of(), "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", 2950, 2951),), notes=""
+)

@@ -33,6 +33,18 @@ def test_a_person_sees_a_table_and_what_is_unknown_as_a_dash(capsys: pytest.Capt
     assert second.split() == ["orders", "[a]", output.ABSENT]
 
 
+@pytest.mark.usefixtures("terminal")
+def test_a_value_cannot_give_orders_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    output.table(("name",), [("\x1b]0;owned\x07\x9b31m\x7f",)])
+    assert capsys.readouterr().out.splitlines()[1].strip() == "␛]0;owned␇\ufffd31m␡"
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_column_may_have_any_name(capsys: pytest.CaptureFixture[str]) -> None:
+    output.table(("[/a]", "[red]b"), [(1, 2)])
+    assert capsys.readouterr().out.splitlines()[0].split() == ["[/a]", "[red]b"]
+
+
 def test_a_machine_sees_tab_separated_lines(capsys: pytest.CaptureFixture[str]) -> None:
     output.table(("a", "b", "c"), [(None, True, [1, "x"]), ("tab\t", b"\xaa", Decimal("1.50"))])
     assert capsys.readouterr().out == 'a\tb\tc\n\ttrue\t"[1,""x""]"\n"tab\t"\t\\xaa\t1.50\n'
@@ -81,4 +93,5 @@ def test_a_finding_comes_with_its_remedy_and_sql_that_can_be_copied(
         "message": "is replica",
         "remedy": "set it to logical",
         "sql": "",
+        "stage": "choice",
     }

@@ -1,15 +1,19 @@
 """`cdcflow setup`, `check` and `teardown`, from an empty database to one that is ready, and back."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import pytest
 from typer.testing import Result
 
 from cdcflow.testing.database import Database
 
 Run = Callable[..., Result]
+EngineSaying = Callable[[Path, Mapping[str, Any]], AbstractContextManager[None]]
 
 
 @pytest.fixture
@@ -102,3 +106,27 @@ def test_a_server_that_is_not_there_is_a_finding_without_the_password(project: P
     assert result.exit_code == 3
     assert "127.0.0.1" in result.stdout
     assert "s3cret" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("state", "severity"), [("up to date", "ok"), ("catching up", "ok"), ("needs attention", "warning")]
+)
+def test_a_warehouse_that_the_engine_has_open_is_no_trouble(
+    source: Database, project: Path, run: Run, engine_saying: EngineSaying, state: str, severity: str
+) -> None:
+    assert run("setup").exit_code == 0
+    flows = [{"name": "all", "state": state, "pid": 4711}, {"name": "none", "state": state, "pid": None}]
+    with duckdb.connect(str(project / "warehouse.duckdb")), engine_saying(project, {"flows": flows}):
+        result = run("check", "--json")
+    [told] = [finding for finding in json.loads(result.stdout) if finding["subject"] == "sink warehouse"]
+    assert told["severity"] == severity
+    assert f"whose flow all is {state}" in told["message"]
+    assert "next:" not in result.stderr
+
+
+def test_a_script_that_cannot_be_made_is_an_error_and_leaves_stdout_empty(project: Path, run: Run) -> None:
+    result = run("check", "--fix-sql")
+    assert result.exit_code == 3
+    assert "nothing listens" in result.stderr
+    assert result.stdout == ""
+    assert run("check", "--fix-sql", "--json").exit_code == 2

@@ -1,26 +1,23 @@
 """`cdcflow status`, asked of a real control socket."""
 
-import asyncio
 import json
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 from typer.testing import Result
 
 from cdcflow.cli import output
-from cdcflow.cli.status import remarks, rows, summary
-from cdcflow.engine.control import ControlServer
-from cdcflow.engine.places import Places
+from cdcflow.cli.status import remarks, rows, summary, troubles
 
 Run = Callable[..., Result]
+EngineSaying = Callable[[Path, Mapping[str, Any]], AbstractContextManager[None]]
 
 DOCUMENT: dict[str, Any] = {
     "engine": {"state": "running", "pid": 4711, "started": time.time() - 7_300, "version": "0.1.0"},
@@ -58,34 +55,18 @@ DOCUMENT: dict[str, Any] = {
             "last_delivery": None,
         },
     ],
+    "findings": [
+        {"severity": "warning", "subject": "clock", "message": "12 s behind", "remedy": "set it", "sql": ""}
+    ],
 }
+
+TROUBLES = ["warning: clock: 12 s behind", "`cdcflow check` says what to do"]
 
 
 @pytest.fixture
-def engine(project: Path) -> Iterator[None]:
-    """A control socket that answers as the engine does."""
-    places = Places(project / "state")
-    places.make()
-    loop = asyncio.new_event_loop()
-    listening = threading.Event()
-    ended = asyncio.Event()
-
-    async def answer(_: Mapping[str, Any]) -> bytes:
-        return orjson.dumps(DOCUMENT)
-
-    async def serve() -> None:
-        server = await ControlServer.start(places.engine_socket, answer)
-        listening.set()
-        await ended.wait()
-        await server.close()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    assert listening.wait(10)
-    yield
-    loop.call_soon_threadsafe(ended.set)
-    thread.join(10)
-    loop.close()
+def engine(project: Path, engine_saying: EngineSaying) -> Iterator[None]:
+    with engine_saying(project, DOCUMENT):
+        yield
 
 
 @pytest.mark.usefixtures("engine")
@@ -106,6 +87,7 @@ def test_flows_are_data_and_what_is_unknown_is_empty_and_not_0(run: Run) -> None
     assert "capture  streaming, slot cdcflow, 2.0 kB behind the server" in result.stderr
     assert "journal  990 changes kept, head 1,000, 5.0 MB" in result.stderr
     assert "process 4711, for 2 h" in result.stderr
+    assert result.stderr.splitlines()[-2:] == TROUBLES
 
 
 @pytest.mark.usefixtures("engine")
@@ -118,7 +100,11 @@ def test_a_person_sees_what_fits_and_a_remark_where_something_is_not_fine(
     assert header.split() == ["flow", "state", "lag", "behind", "delivered", "last", "delivery"]
     assert first.split()[:5] == ["all", "catching", "up", "12", "3.2"]
     assert second.split() == ["orders", "needs", "attention", "–", "–", "0", "–"]
-    assert result.stderr.splitlines()[-2:] == ["all: 1 retries", "orders: 401 from the receiver, 2 restarts"]
+    assert result.stderr.splitlines()[-4:] == [
+        "all: 1 retries",
+        "orders: 401 from the receiver, 2 restarts",
+        *TROUBLES,
+    ]
 
 
 def test_without_an_engine_everything_is_unknown_and_it_ends_with_3(project: Path, run: Run) -> None:
@@ -165,3 +151,4 @@ def test_unknown_figures_of_capture_are_told_as_unknown() -> None:
     ]
     assert rows({"flows": []}) == []
     assert remarks({"flows": []}) == []
+    assert troubles({"flows": []}) == []

@@ -175,6 +175,13 @@ flows:
     ]
 
 
+@pytest.mark.parametrize("text", ["null", '"null"'])
+def test_the_sink_that_yaml_takes_for_nothing_needs_no_quotes(write: Write, text: str) -> None:
+    config = load(write(SOURCE + f"sinks: {{nowhere: {{type: {text}}}}}\n"))
+    assert config.sinks["nowhere"].plugin.name == "null"
+    assert config.sinks["nowhere"].settings.type == "null"
+
+
 def test_relative_paths_of_a_flow_file_count_from_the_configuration_file(write: Write) -> None:
     path = write(
         SOURCE + "sinks: {a: {type: file, path: a}}\n",

@@ -342,7 +342,8 @@ def test_a_sink_that_keeps_checkpoints_is_told_of_dropped_changes_without_a_gap(
 
 def test_stopping_finishes_the_write_in_flight_and_not_the_backlog(bench: Bench) -> None:
     sink = ScriptedSink()
-    bench.source.commit(range(100))
+    # More than can be written before the gate is shut, on however busy a machine.
+    bench.source.commit(range(50_000))
     worker = bench.worker(sink, batching=Batching(max_changes=10))
 
     async def test() -> None:
@@ -425,6 +426,44 @@ def test_a_checkpoint_that_the_journal_no_longer_holds_needs_a_backfill(
     during(worker, test)
     source.writer.close()
     assert sink.batches == []
+
+
+@pytest.mark.parametrize(
+    ("backfill", "start", "begins"),
+    [(True, "earliest", False), (True, "latest", True), (False, "earliest", True)],
+)
+def test_a_new_flow_never_begins_silently_without_the_existing_rows(
+    tmp_path: Path,
+    store: CheckpointStore,
+    backfill: bool,
+    start: Literal["earliest", "latest"],
+    begins: bool,
+) -> None:
+    source = JournalSource(tmp_path / "small", segment_bytes=4_096)
+    if backfill:
+        source.writer.begin_backfill()
+    source.commit([0])
+    if backfill:
+        source.writer.finish_backfill()
+    for i in range(1, 50):
+        source.commit([i])
+    assert source.writer.retain(max_bytes=1, max_age=None, keep_from=40)
+    worker = Bench(source, store, tmp_path).worker(sink := ScriptedSink(), start=start)
+    worker.go_live()
+
+    async def test() -> None:
+        if begins:
+            await until(lambda: store.get("hook") is not None)
+            source.commit([50])
+            await until(lambda: 50 in sink.ids)
+        else:
+            await until(lambda: state(worker)[0] == "needs attention")
+            assert "no longer holds the existing rows" in state(worker)[1]
+
+    during(worker, test)
+    source.writer.close()
+    assert bool(sink.batches) is begins
+    assert (store.get("hook") is not None) is begins
 
 
 def test_a_checkpoint_beyond_the_end_of_the_journal_needs_attention(bench: Bench) -> None:

@@ -80,12 +80,16 @@ def test_a_key_that_was_not_sent_is_taken_from_the_old_one() -> None:
     row: Row = {"value": "x", "left": UNCHANGED, "right": "r"}
     found = one(Op.UPDATE, row, {"left": "l", "right": "r"}, relation=PAIRS)
     assert found["key"] == {"left": "l", "right": "r"}
-    assert found["new"] == {"value": "x", "right": "r"}
+    assert found["new"] == {"value": "x", "left": "l", "right": "r"}
+    assert "unchanged" not in found
 
 
 def test_under_full_identity_the_old_row_is_whole_and_there_is_no_key() -> None:
     found = one(Op.UPDATE, {"level": "b", "text": "y"}, {"level": "a", "text": None}, relation=LOG)
     assert (found["key"], found["old"]) == (None, {"level": "a", "text": None})
+    found = one(Op.UPDATE, {"level": "b", "text": UNCHANGED}, {"level": "a", "text": "t"}, relation=LOG)
+    assert found["new"] == {"level": "b", "text": "t"}
+    assert "unchanged" not in found
 
 
 def test_a_truncate_says_its_options() -> None:
@@ -185,3 +189,34 @@ def test_a_message_has_what_was_emitted_and_neither_table_nor_row() -> None:
         "commit_time": "2026-01-01T00:00:00.000000Z",
     }
     assert third["op"] == "insert"
+
+
+def test_a_null_that_is_a_json_document_is_told_from_no_value() -> None:
+    relation = make_relation(
+        "documents", [Column("id", INT4, key=True), Column("a", JSON), Column("b", 3802)]
+    )
+    rows: list[Row] = [
+        {"id": "1", "a": " null\n", "b": "null"},
+        {"id": "2"},
+        {"id": "3", "a": '"null"', "b": UNCHANGED},
+    ]
+
+    first, second, third = plain(make_batch(relation, [("update", row, None) for row in rows]))
+
+    assert (first["new"], first["json_null"]) == ({"id": 1, "a": None, "b": None}, ["a", "b"])
+    assert second["new"] == {"id": 2, "a": None, "b": None}
+    assert third["new"] == {"id": 3, "a": "null"}
+    assert "json_null" not in second
+    assert "json_null" not in third
+
+
+def test_a_reader_with_exact_numbers_gets_them_in_key_and_old_row_too() -> None:
+    relation = make_relation("amounts", [Column("id", 20, key=True), Column("total", NUMERIC)])
+    big = {"id": "9007199254740993"}
+    batch = make_batch(relation, [("update", {**big, "total": "1.10"}, big)])
+
+    [(_, made)] = events(batch, "exact")
+
+    assert encode(made) == encode(event(next(iter(batch.changes())), "exact"))
+    assert b'"key":{"id":9007199254740993},"new":{"id":9007199254740993,"total":1.10}' in encode(made)
+    assert b'"old":{"id":9007199254740993}' in encode(made)

@@ -14,9 +14,9 @@ import orjson
 import pytest
 
 from cdcflow.errors import Permanent, Transient
-from cdcflow.model import Batch
+from cdcflow.model import Batch, Column, Op
 from cdcflow.sink import FlowContext, Probe, Sink, TransactionalSink
-from cdcflow.testing.batches import inserts, make_relation
+from cdcflow.testing.batches import inserts, make_batch, make_relation
 from cdcflow.testing.conformance import SinkConformance
 from cdcflow.testing.waiting import eventually
 from cdcflow_sinks.jsonl import JsonlSettings, JsonlSink, Rotate
@@ -340,7 +340,7 @@ import asyncio, sys
 from pathlib import Path
 from cdcflow_sinks.jsonl import JsonlSettings, JsonlSink, Rotate
 from cdcflow.sink import FlowContext
-from cdcflow.testing.batches import inserts, make_relation
+from cdcflow.testing.batches import inserts, make_batch, make_relation
 
 async def main(folder, total):
     settings = JsonlSettings(type="jsonl", path=folder, rotate=Rotate.model_validate({"size": "8kB"}))
@@ -383,3 +383,22 @@ def test_each_change_is_there_once_after_many_kills(tmp_path: Path) -> None:
     assert kills >= 3
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=60)
     assert offsets(tmp_path) == list(range(total))
+
+
+def test_a_reader_with_exact_numbers_can_have_them(tmp_path: Path) -> None:
+    relation = make_relation("amounts", [Column("id", 20, key=True), Column("total", 1700)])
+    values = {"id": "9007199254740993", "total": "1.10"}
+    changes = make_batch(relation, [(Op.INSERT, values, None)])
+
+    for numbers in ("safe", "exact"):
+        settings = JsonlSettings.model_validate(
+            {"type": "jsonl", "path": tmp_path / numbers, "numbers": numbers}
+        )
+        use(JsonlSink(settings, FlowContext(flow="orders", state=tmp_path)), lambda sink: sink.write(changes))
+
+    [safe], [exact] = (
+        next((tmp_path / numbers).glob("orders.*.jsonl")).read_bytes().splitlines()
+        for numbers in ("safe", "exact")
+    )
+    assert b'"new":{"id":"9007199254740993","total":"1.10"}' in safe
+    assert b'"key":{"id":9007199254740993},"new":{"id":9007199254740993,"total":1.10}' in exact

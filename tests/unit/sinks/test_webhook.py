@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from standardwebhooks import Webhook
 
 from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient
-from cdcflow.model import Batch, Op, concat
+from cdcflow.model import Batch, Column, Op, concat
 from cdcflow.sink import FlowContext, Probe, Sink
 from cdcflow.testing.batches import inserts, make_batch, make_relation
 from cdcflow.testing.conformance import SinkConformance
@@ -715,3 +715,27 @@ def test_the_systems_authorities_are_trusted(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
     ((severity, _),) = probe(untrusted)
     assert severity == "ok"
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_exact_numbers_go_out_with_all_their_digits_and_stay_out_of_errors(
+    receiver: Receiver, batch: bool
+) -> None:
+    relation = make_relation(
+        "amounts", [Column("id", 23, key=True), Column("total", 1700), Column("doc", 114)]
+    )
+    values = {"id": "1", "total": "12345678901234567890.10", "doc": '{"lone": "\\ud800"}'}
+    changes = make_batch(relation, [(Op.INSERT, values, None)])
+    bodies = []
+
+    def respond(request: Received) -> Answer:
+        bodies.append(request.body)
+        return Answer(500, body=b"bad total 12345678901234567890.10")
+
+    receiver.respond = respond
+
+    error = failure(receiver.url, changes, numbers="exact", batch=batch)
+
+    assert b'"total":12345678901234567890.10' in bodies[0]
+    assert "bad total" in str(error)
+    assert "1234567890" not in str(error)

@@ -98,7 +98,7 @@ def test_a_standby_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("change", "severity", "words"),
     [
-        ({"wal_status": "lost"}, "error", "is lost (WAL removed)"),
+        ({"wal_status": "lost"}, "error", "is lost (wal_removed)"),
         ({"invalidation_reason": "idle_timeout"}, "error", "is lost (idle_timeout)"),
         ({"conflicting": True}, "error", "is lost (conflict with recovery)"),
         ({"wal_status": "unreserved"}, "warning", "about to be lost"),

@@ -103,3 +103,29 @@ def test_text_that_is_no_value_of_the_type_is_refused_without_showing_it(oid: in
 
     assert "4111" not in f"{caught.value} {caught.value.hint}"
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "written"),
+    [
+        (Column("c", INT8), "-9223372036854775808", b"-9223372036854775808"),
+        (Column("c", XID8), "18446744073709551615", b"18446744073709551615"),
+        (Column("c", NUMERIC), "1.10", b"1.10"),
+        (Column("c", NUMERIC), "-" + "1" * 60, b"-" + b"1" * 60),
+        (money(12, 2), "0.00", b"0.00"),
+        (Column("c", 1231), "{{1.10},{NULL}}", b"[[1.10],[null]]"),
+        (
+            Column("c", 1016),
+            "[0:0]={9007199254740993}",
+            b'{"lower_bounds":[0],"elements":[9007199254740993]}',
+        ),
+        (Column("c", NUMERIC), "NaN", b'"NaN"'),
+        (Column("c", NUMERIC), "-Infinity", b'"-Infinity"'),
+        (Column("c", FLOAT8), "-0", b'"-0"'),
+    ],
+)
+def test_a_reader_with_exact_numbers_can_have_them_with_all_digits(
+    given: Column, text: str, written: bytes
+) -> None:
+    assert orjson.dumps(types.of(given).converter("exact")(text)) == written
+    assert orjson.dumps(types.of(given).converter("safe")(text)) == orjson.dumps(types.of(given).json(text))

@@ -1,12 +1,11 @@
-"""Types of widespread extensions, which have no fixed OID and are known by the name that the server's
-Type message gives: hstore, citext, ltree, and pgvector's three."""
+"""hstore (extension): an object of text or null, exact to "NULL" against NULL."""
 
 from dataclasses import dataclass
 
 import orjson
 import pyarrow as pa
 
-from cdcflow.types.base import PgType, by_value
+from cdcflow.types.base import Family, Known, PgType, by_value
 
 
 @dataclass(frozen=True)
@@ -65,36 +64,8 @@ def _quoted(text: str, at: int) -> tuple[str, int]:
     return "".join(pieces), at + 1
 
 
-@dataclass(frozen=True)
-class Vector(PgType):
-    """vector and halfvec: their text is a JSON list of numbers already, without NaN or infinity."""
-
-    @classmethod
-    def of(cls, name: str) -> "Vector":
-        return cls(name, pa.string(), "VARCHAR")
-
-    def _convert(self, values: pa.StringArray) -> pa.Array:
-        return values
-
-    def json(self, text: str) -> object:
-        return orjson.Fragment(text) if text.startswith("[") else text
-
-
-@dataclass(frozen=True)
-class SparseVector(PgType):
-    """sparsevec: `{1:0.5,3:2}/5` as `{"dimensions": 5, "elements": {"1": 0.5, "3": 2.0}}`; indexes
-    count from 1."""
-
-    @classmethod
-    def of(cls) -> "SparseVector":
-        return cls("sparsevec", pa.string(), "VARCHAR")
-
-    def _convert(self, values: pa.StringArray) -> pa.Array:
-        return values
-
-    def json(self, text: str) -> object:
-        elements, slash, dimensions = text.partition("}/")
-        if not slash or not elements.startswith("{"):
-            return text
-        pairs = (pair.partition(":") for pair in elements[1:].split(",") if pair)
-        return {"dimensions": int(dimensions), "elements": {index: float(value) for index, _, value in pairs}}
+FAMILY = Family(
+    "hstore",
+    (Known("hstore", Hstore.of(), '"a"=>"1", "b"=>NULL'),),
+    notes="`VARCHAR` in the warehouse, with the JSON text of the object.",
+)

@@ -1,0 +1,157 @@
+"""The checks of a running engine: at its start, and then again and again in a thread that nothing waits for.
+
+They write nothing and open no destination. What a sink says of itself by trying (`Probe`) is left to
+`cdcflow check`: the flow's own worker is there to find out.
+"""
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from cdcflow.config import Config, Flow
+from cdcflow.errors import CdcflowError
+from cdcflow.journal.layout import segments
+from cdcflow.model.patterns import TablePatterns
+from cdcflow.sink import ExpectedTable, Finding, FlowContext, Judges
+from cdcflow.source.preflight import Examined, examine
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks: what they find builds up over minutes.
+INTERVAL = 60.0
+
+#: A look that takes long, since the catalog is large, is followed by a pause so many times as long: the
+#: checks then take a twentieth of one of the server's cores at most.
+PAUSE = 20
+
+
+def check_start(config: Config) -> Sequence[Finding]:
+    """What decides whether the engine may start: the source and the journal. A flow that cannot work is
+    no reason to hold up the others."""
+    return [*check_source(config).findings, *check_journal(config)]
+
+
+def check_all(config: Config) -> Sequence[Finding]:
+    """The source, the journal, and what each flow's sink says of the flow's tables."""
+    examined = check_source(config)
+    return [*examined.findings, *check_journal(config), *judge_flows(config, examined.tables)]
+
+
+def check_source(config: Config) -> Examined:
+    source = config.source
+    return examine(source.dsn.get_secret_value(), source.tables, source.publication, source.slot)
+
+
+def check_journal(config: Config) -> list[Finding]:
+    """Whether the journal's disk can be written and has room for what the journal may keep."""
+    path, keep = config.journal.path, config.journal.keep.size
+    place = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not place.is_dir():
+        return [Finding("error", "journal", f"{place} is not a directory", "name another journal.path")]
+    if not os.access(place, os.W_OK | os.X_OK):
+        return [
+            Finding(
+                "error",
+                "journal",
+                f"{place} is not writable",
+                "grant write access to it, or name another journal.path",
+            )
+        ]
+    try:
+        free = shutil.disk_usage(place).free
+        held = _held(path)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        return [Finding("error", "journal", f"{place} cannot be looked at: {why}", "see to the disk")]
+    if keep is None:
+        return [Finding("ok", "journal", f"may grow without limit; the disk has {_size(free)} free")]
+    # Retention removes whole segments, the one that is written is beyond the limit.
+    room = max(keep + config.journal.segment_size - held, config.journal.segment_size)
+    if free < room:
+        return [
+            Finding(
+                "warning",
+                "journal",
+                f"the disk of {path} has {_size(free)} free, and the journal may grow by {_size(room)}: when"
+                " the disk is full, capture waits and the server keeps the WAL",
+                "lower journal.keep.size, or put journal.path on a larger disk",
+            )
+        ]
+    return [Finding("ok", "journal", f"may grow by {_size(room)}; the disk has {_size(free)} free")]
+
+
+def _held(path: Path) -> int:
+    """Bytes of the journal now. Retention may remove a segment while we look."""
+    size = 0
+    for segment in segments(path) if path.is_dir() else ():
+        try:
+            size += segment.path.stat().st_size
+        except FileNotFoundError:
+            continue
+    return size
+
+
+def judge_flows(config: Config, tables: Sequence[ExpectedTable]) -> list[Finding]:
+    """What each flow's sink says of the tables that the flow takes."""
+    return [finding for flow in config.flows.values() for finding in _judge_flow(config, flow, tables)]
+
+
+def _judge_flow(config: Config, flow: Flow, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
+    entry, patterns = config.sinks[flow.to], TablePatterns(flow.from_)
+    meant = [table for table in tables if patterns.matches(table.relation.schema, table.relation.name)]
+    subject = f"flow {flow.name}"
+    try:
+        sink = entry.plugin.create(entry.settings, flow.options, FlowContext(flow.name, config.engine.state))
+        return sink.judge(meant) if isinstance(sink, Judges) else ()
+    except CdcflowError as error:
+        return [Finding("error", subject, str(error), error.hint)]
+    except Exception as error:  # noqa: BLE001 - anybody's plugin, and its message may hold anything
+        said = f"the sink {entry.plugin.name} cannot judge the tables: {type(error).__name__}"
+        return [Finding("warning", subject, said, "report it to whoever made the sink")]
+
+
+class Examiner:
+    """Keeps `latest`: what the last look found. Says in the log what is new and not in order.
+
+    Its thread ends with the process: a look that hangs on the server holds up no stop.
+    """
+
+    def __init__(self, look: Callable[[], Sequence[Finding]], *, known: Iterable[Finding] = ()) -> None:
+        """`known` was found, and said, before."""
+        self.latest: tuple[Finding, ...] = tuple(known)
+        self._look = look
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="examination", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                found = tuple(self._look())
+            except CdcflowError as error:
+                found = (Finding("error", "check", str(error), error.hint),)
+            if self._stop.is_set():
+                return
+            self._tell(found)
+            self.latest = found
+            self._stop.wait(max(INTERVAL, PAUSE * (time.monotonic() - began)))
+
+    def _tell(self, found: Iterable[Finding]) -> None:
+        """A finding's words hold numbers that change: its subject and severity say whether it is new."""
+        before = {(finding.severity, finding.subject) for finding in self.latest}
+        for finding in found:
+            if finding.severity != "ok" and (finding.severity, finding.subject) not in before:
+                log.warning("%s: %s: %s", finding.severity, finding.subject, finding.message)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{count / 1e6:.0f} MB"

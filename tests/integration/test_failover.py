@@ -1,0 +1,246 @@
+"""The server stops, dies, is restored, is replaced by its standby: nothing is lost, or capture stops."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from cdcflow.errors import SourceError
+from cdcflow.journal import Writer, verify
+from cdcflow.journal.layout import read_manifest
+from cdcflow.model import parse_lsn
+from cdcflow.source import monitor
+from cdcflow.testing.database import Database
+from cdcflow.testing.postgres import Server
+from cdcflow.testing.waiting import eventually
+from integration.capturing import Running, capturing, changes, journaled, publish, settings
+
+OwnServer = Callable[..., Server]
+
+TABLE = "CREATE TABLE t (id int PRIMARY KEY)"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks at the source as often as tests like it."""
+    monkeypatch.setattr(monitor, "INTERVAL", 0.1)
+    monkeypatch.setattr(monitor, "WATCH_INTERVAL", 0.1)
+
+
+def fill(server: Server, database: Database, first: int, last: int) -> None:
+    query = "INSERT INTO t SELECT generate_series(%s::int, %s::int)"
+    server.execute(query, [first, last], dbname=database.name)
+
+
+def ids(journal: Path) -> list[int]:
+    return [int(str((change.new or {})["id"])) for change in changes(journal)]
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """With the owners, which are the server's."""
+    subprocess.run(["cp", "-a", str(source), str(target)], check=True)
+
+
+def stopped(database: Database, journal: Path, **changed: Any) -> SourceError:
+    error = Running(settings(database, journal, **changed)).join()
+    assert isinstance(error, SourceError), error
+    return error
+
+
+def test_a_server_that_is_stopped_or_killed_is_followed_when_it_is_back(
+    own_server: OwnServer, tmp_path: Path
+) -> None:
+    server = own_server(settings={"full_page_writes": "on"})
+    database = Database(server)
+    database.execute(TABLE)
+    publish(database, "t")
+    journal = tmp_path / "journal"
+    ends: list[Callable[[], None]] = [server.stop, lambda: server.stop("immediate"), server.kill]
+    try:
+        with capturing(database, journal) as running:
+            for n, end in enumerate(ends):
+                fill(server, database, n * 2000, n * 2000 + 999)
+                end()
+                eventually(lambda: running.latest["state"] == "connecting", what="the loss to be noticed")
+                for unknown in ("server_lsn", "lag_bytes", "retained_bytes", "wal_status", "safe_wal_size"):
+                    assert running.latest[unknown] is None
+                server.start()
+                fill(server, database, n * 2000 + 1000, n * 2000 + 1999)
+                journaled(journal, (n + 1) * 2000)
+                eventually(lambda: running.latest["wal_status"] == "reserved", what="the slot's state")
+        assert ids(journal) == list(range(6000))
+        assert not list(verify(journal))
+    finally:
+        database.close()
+
+
+def test_a_database_that_was_restored_from_a_copy_stops_capture(
+    own_server: OwnServer, tmp_path: Path
+) -> None:
+    server = own_server()
+    database = Database(server)
+    database.execute(TABLE)
+    publish(database, "t")
+    journal = tmp_path / "journal"
+    copy = server.directory / "copy"
+
+    def remembered() -> int:
+        return int(json.loads((journal / "watch.json").read_text())["restart_lsn"])
+
+    restart_lsn = "SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = %s"
+    try:
+        with capturing(database, journal):
+            fill(server, database, 1, 100)
+            journaled(journal, 100)
+        server.stop()
+        copy_tree(server.data, copy)
+        server.start()
+        with capturing(database, journal):
+            before = server.execute(restart_lsn, [database.slot])
+            fill(server, database, 101, 5000)
+            journaled(journal, 5000)
+
+            def moved() -> bool:
+                server.execute("CHECKPOINT")
+                return remembered() > parse_lsn(before[0][0])
+
+            eventually(moved, interval=0.2, what="the slot's move to be remembered")
+        server.stop()
+        place = server.data
+        shutil.rmtree(place)
+        copy_tree(copy, place)
+        server.start()
+        error = stopped(database, journal)
+        assert "the database is behind the journal" in str(error)
+        assert "teardown --yes" in error.hint
+        # Once it has written more than the journal holds, its LSNs no longer tell.
+        for first in range(10_000, 40_000, 10_000):
+            fill(server, database, first, first + 9_999)
+        error = stopped(database, journal)
+        assert "was restored from a copy" in str(error)
+        assert "teardown --yes" in error.hint
+        assert ids(journal) == list(range(1, 5001))
+    finally:
+        database.close()
+
+
+class Pair:
+    """A primary with a failover slot, and its standby."""
+
+    def __init__(self, make: OwnServer, *, ahead: bool) -> None:
+        """`ahead`: the stream may be ahead of the standby."""
+        self.primary = make()
+        self.database = Database(self.primary)
+        self.database.execute(TABLE)
+        self.database.execute(
+            sql.SQL("CREATE PUBLICATION {} FOR TABLE t").format(sql.Identifier(self.database.publication))
+        )
+        self.database.execute(
+            "SELECT pg_create_logical_replication_slot(%s, 'pgoutput', failover => true)",
+            [self.database.slot],
+        )
+        directory = self.primary.directory / "standby"
+        self.standby = self.primary.standby(directory, settings={"hot_standby_feedback": "on"})
+        conninfo = make_conninfo(self.primary.dsn(), application_name="standby")
+        self.standby.configure({"primary_conninfo": conninfo, "primary_slot_name": "standby"})
+        self.standby.start()
+        if not ahead:
+            self.primary.configure({"synchronized_standby_slots": "standby"})
+            self.primary.reload()
+        hosts = f"{self.primary.port},{self.standby.port}"
+        self.dsn = make_conninfo(
+            self.database.dsn,
+            host="127.0.0.1,127.0.0.1",
+            port=hosts,
+            target_session_attrs="read-write",
+        )
+
+    def synchronise(self) -> None:
+        """Brings the slot to the standby, as the slotsync worker does from time to time."""
+
+        def persistent() -> bool:
+            self.primary.execute("SELECT pg_log_standby_snapshot()")
+            self.standby.execute("SELECT pg_sync_replication_slots()")
+            slot = "SELECT synced AND NOT temporary FROM pg_replication_slots WHERE slot_name = %s"
+            return self.standby.execute(slot, [self.database.slot]) == [(True,)]
+
+        eventually(persistent, interval=0.1, what="the slot on the standby")
+
+    def close(self) -> None:
+        self.database.close()
+        self.standby.destroy()
+
+
+def needs_failover_slots(version: int | str) -> None:
+    if not isinstance(version, int) or version < 17:
+        pytest.skip("failover slots exist from 17 on")
+
+
+def test_a_promoted_standby_is_followed_and_nothing_is_lost(
+    postgres_version: int | str, own_server: OwnServer, tmp_path: Path
+) -> None:
+    needs_failover_slots(postgres_version)
+    pair = Pair(own_server, ahead=False)
+    journal = tmp_path / "journal"
+    try:
+        with capturing(pair.database, journal, dsn=pair.dsn):
+            fill(pair.primary, pair.database, 1, 1000)
+            journaled(journal, 1000)
+            pair.synchronise()
+            fill(pair.primary, pair.database, 1001, 2000)
+            journaled(journal, 2000)
+            pair.primary.kill()
+            pair.standby.promote()
+            fill(pair.standby, pair.database, 2001, 3000)
+            journaled(journal, 3000)
+        manifest = read_manifest(journal)
+        assert manifest is not None
+        assert manifest.identity.timeline == 2
+        # After a restart too, and never back to the old primary.
+        with capturing(pair.database, journal, dsn=pair.dsn):
+            fill(pair.standby, pair.database, 3001, 3100)
+            journaled(journal, 3100)
+        assert ids(journal) == list(range(1, 3101))
+        assert not list(verify(journal))
+        pair.primary.start()
+        error = stopped(pair.database, journal)
+        assert "it is an old primary" in str(error)
+        assert "target_session_attrs" in error.hint
+    finally:
+        pair.close()
+
+
+def test_a_standby_that_had_not_received_everything_is_not_followed(
+    postgres_version: int | str, own_server: OwnServer, tmp_path: Path
+) -> None:
+    needs_failover_slots(postgres_version)
+    pair = Pair(own_server, ahead=True)
+    journal = tmp_path / "journal"
+    try:
+        with capturing(pair.database, journal, dsn=pair.dsn):
+            fill(pair.primary, pair.database, 1, 1000)
+            journaled(journal, 1000)
+            pair.synchronise()
+            pair.standby.stop()
+            fill(pair.primary, pair.database, 1001, 2000)
+            journaled(journal, 2000)
+        pair.primary.kill()
+        pair.standby.start()
+        pair.standby.promote()
+        fill(pair.standby, pair.database, 5001, 9000)
+        error = stopped(pair.database, journal, dsn=pair.dsn)
+        assert "is not a continuation of what the journal holds" in str(error)
+        assert "synchronized_standby_slots" in error.hint
+        manifest = read_manifest(journal)
+        assert manifest is not None
+        assert manifest.identity.timeline == 1
+        with Writer.open(journal, manifest.identity) as writer:
+            assert writer.tail.offset == 2000
+    finally:
+        pair.close()

@@ -1,0 +1,140 @@
+"""The checks of a running engine."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdcflow.config import Config, load
+from cdcflow.engine import examination
+from cdcflow.engine.examination import Examiner, check_journal, judge_flows
+from cdcflow.errors import ConfigurationError
+from cdcflow.model.expected import ExpectedTable
+from cdcflow.sink import Finding
+from cdcflow.testing.batches import make_relation
+from cdcflow.testing.scripted import JournalSource
+from cdcflow.testing.waiting import eventually
+
+LOW = Finding("warning", "journal", "3 GB free", "lower it")
+LOWER = Finding("warning", "journal", "2 GB free", "lower it")
+
+
+def configured(folder: Path, keep: str = "1MB") -> Config:
+    path = folder / "cdcflow.yaml"
+    path.write_text(
+        f"""\
+source: {{dsn: "postgresql://127.0.0.1:1/shop", tables: [public.*]}}
+journal: {{path: journal, keep: {{size: {keep}}}, segment_size: 1MiB}}
+sinks:
+  warehouse: {{type: duckdb, path: warehouse.duckdb}}
+  events: {{type: jsonl, path: events}}
+flows:
+  - {{name: all, from: ["public.*"], to: warehouse}}
+  - {{name: orders, from: [orders], to: events}}
+""",
+        encoding="utf-8",
+    )
+    return load(path)
+
+
+def test_a_journal_that_may_outgrow_its_disk_is_a_warning(tmp_path: Path) -> None:
+    (finding,) = check_journal(configured(tmp_path, keep="900TB"))
+    assert (finding.severity, finding.subject) == ("warning", "journal")
+    assert "journal.keep.size" in finding.remedy
+
+
+def test_a_journal_that_cannot_be_where_it_should_be_is_an_error(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    (tmp_path / "journal").write_text("in the way", encoding="utf-8")
+    (finding,) = check_journal(config)
+    assert finding.severity == "error"
+    assert "journal is not a directory" in finding.message
+
+
+def test_what_the_journal_holds_already_needs_no_more_room(tmp_path: Path) -> None:
+    config = configured(tmp_path, keep="10MB")
+    (empty,) = check_journal(config)
+    source = JournalSource(tmp_path / "journal")
+    source.commit(range(50_000))
+    source.writer.close()
+    (partly,) = check_journal(config)
+    assert (empty.severity, partly.severity) == ("ok", "ok")
+    assert empty.message.startswith("may grow by 11 MB;")
+    assert not partly.message.startswith("may grow by 11 MB;")
+
+
+def test_each_flow_s_sink_judges_the_flow_s_own_tables(tmp_path: Path) -> None:
+    documents = ExpectedTable(make_relation("documents", ["id", "body"], oid=1), ("body",), 8192)
+    orders = ExpectedTable(make_relation("orders", ["id", "Id", "note"], oid=2), ("note",), 8192)
+    found = judge_flows(configured(tmp_path), [documents, orders])
+    assert [(f.severity, f.subject) for f in found] == [("error", "flow all"), ("warning", "flow orders")]
+    assert "public.orders (note)" in found[1].message
+    assert "documents" not in found[1].message
+    assert not (tmp_path / "warehouse.duckdb").exists()
+
+
+def test_a_defect_in_a_sink_is_a_finding_without_its_words(tmp_path: Path) -> None:
+    class Defective:
+        async def open(self) -> None: ...
+        async def write(self, batch: Any) -> None: ...
+        async def close(self) -> None: ...
+        def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
+            raise KeyError("a row's value")
+
+    config = configured(tmp_path)
+    entry = config.sinks["events"]
+    defective = replace(entry, plugin=replace(entry.plugin, create=lambda *_: Defective()))
+    config = replace(config, sinks={**config.sinks, "events": defective})
+    (finding,) = judge_flows(config, [])
+    assert (finding.severity, finding.subject) == ("warning", "flow orders")
+    assert "KeyError" in finding.message
+    assert "value" not in finding.message
+
+
+def test_a_look_is_repeated_and_only_what_is_new_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(examination, "INTERVAL", 0.001)
+    slot = Finding("error", "slot", "is lost")
+    found = [[LOWER], [LOWER, Finding("ok", "server", "fine")], [LOW, slot], [slot], [slot]]
+    left = list(found)
+
+    def look() -> Sequence[Finding]:
+        if not left:
+            raise ConfigurationError("the pattern is none", hint="correct it")
+        return left.pop(0)
+
+    examiner = Examiner(look, known=[LOW])
+    assert examiner.latest == (LOW,)
+    with caplog.at_level(logging.WARNING, "cdcflow"):
+        examiner.start()
+        eventually(lambda: examiner.latest and examiner.latest[0].subject == "check", what="all looks")
+        examiner.stop()
+    assert [record.getMessage() for record in caplog.records] == [
+        "error: slot: is lost",
+        "error: check: the pattern is none",
+    ]
+
+
+def test_a_look_that_hangs_holds_up_nobody_and_says_nothing_after_the_stop() -> None:
+    began, ended = threading.Event(), threading.Event()
+
+    def look() -> Sequence[Finding]:
+        began.set()
+        ended.wait(20)
+        return [LOWER]
+
+    examiner = Examiner(look, known=[LOW])
+    examiner.start()
+    assert began.wait(10)
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "examination"]
+    assert thread.daemon
+    examiner.stop()
+    assert thread.is_alive()
+    ended.set()
+    thread.join(10)
+    assert examiner.latest == (LOW,)
