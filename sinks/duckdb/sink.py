@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdcflow.errors import Permanent, Rejected
-from cdcflow.model import Batch, Op, Position, Relation
+from cdcflow.model import MESSAGES, Batch, Op, Position, Relation
 from cdcflow.sink import ExpectedTable, Finding, FlowContext, SinkOptions
 from cdcflow_sinks.duckdb import database
 from cdcflow_sinks.duckdb.apply import apply, generations
 from cdcflow_sinks.duckdb.failures import FATAL, translated
 from cdcflow_sinks.duckdb.judging import judge
+from cdcflow_sinks.duckdb.messages import append
 from cdcflow_sinks.duckdb.probe import probe
 from cdcflow_sinks.duckdb.query import run_query
 from cdcflow_sinks.duckdb.relations import Relations
@@ -132,7 +133,7 @@ class DuckDBSink:
         known = Relations(self._connection, self._database)
         new: dict[int, Relation] = {}
         for relation in relations:
-            if known.of(relation.oid) is None:
+            if relation != MESSAGES and known.of(relation.oid) is None:
                 new.setdefault(relation.oid, relation)
         if not new:
             return
@@ -195,7 +196,11 @@ class DuckDBSink:
         with self._file.writing, self._transaction():
             # DDL is part of the transaction and comes right before the first row that needs it, so that
             # the tables always have the shape that they had at the checkpoint.
-            for group in generations(batch.slice(start, batch.count)):
+            rest = batch.slice(start, batch.count)
+            for group in generations(rest):
+                if group.relation == MESSAGES:
+                    changed = append(self._connection, self._database, self._flow, rest, group) or changed
+                    continue
                 target = self._target(group.relation)
                 if target is None:
                     op = group.meta("op")

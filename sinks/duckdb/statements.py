@@ -45,6 +45,25 @@ INSERT_RELATION = "INSERT INTO {table} VALUES (?, ?, ?, ?)"
 
 MOVE_RELATION = 'UPDATE {table} SET "schema" = ?, name = ? WHERE oid = ?'
 
+MESSAGES_TABLE = """
+    CREATE TABLE {table} (
+        flow VARCHAR NOT NULL,
+        "offset" UBIGINT NOT NULL,     -- of the journal: tells order
+        position VARCHAR NOT NULL,     -- at the source
+        prefix VARCHAR NOT NULL,
+        content VARCHAR,               -- where it is text
+        bytes BLOB,                    -- where it is not
+        transactional BOOLEAN NOT NULL,
+        xid UINTEGER NOT NULL,
+        commit_time TIMESTAMPTZ NOT NULL
+    )
+"""
+
+INSERT_MESSAGES = """
+    INSERT INTO {table}
+    SELECT {flow}, c0, c1, c2, c3, c4, c5, c6, to_timestamp(0) + to_microseconds(c7) FROM stage
+"""
+
 TABLES = "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = ?"
 
 SCHEMAS = "SELECT schema_name FROM duckdb_schemas() WHERE database_name = ?"

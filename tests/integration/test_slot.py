@@ -192,7 +192,9 @@ def test_a_slot_in_use_by_another_is_waited_for_and_status_says_so(
 ) -> None:
     monkeypatch.setattr(capture_module, "HANDOVER", 0.3)
     publish(table, "t")
-    other = Stream.start(table.dsn, slot=table.slot, publications=[table.publication], position=0)
+    other = Stream.start(
+        table.dsn, slot=table.slot, publications=[table.publication], position=0, messages=False
+    )
     running = Running(settings(table, tmp_path / "journal"))
     try:
         eventually(lambda: "is active for PID" in str(running.latest.get("error")), what="the error")

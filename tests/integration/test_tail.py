@@ -82,6 +82,17 @@ def test_a_dsn_is_all_that_it_takes(postgres: Database, tmp_path: Path) -> None:
     assert leftovers(postgres) == []
 
 
+def test_messages_are_watched_without_any_table(postgres: Database, tmp_path: Path) -> None:
+    postgres.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+    with tailing(tmp_path, postgres.dsn, "--messages", "orders.*", "--format", "pretty") as tail:
+        postgres.execute("INSERT INTO orders VALUES (1)")
+        postgres.execute("SELECT pg_logical_emit_message(true, 'audit', 'no')")
+        postgres.execute("SELECT pg_logical_emit_message(true, 'orders.paid', '42')")
+        postgres.execute("SELECT pg_logical_emit_message(false, 'orders.raw', '\\xff'::bytea)")
+        assert tail.lines(2) == ["» orders.paid  42", "» orders.raw  (bytes) /w=="]
+    assert leftovers(postgres) == []
+
+
 def test_a_signal_ends_it_at_once_on_a_quiet_database(postgres: Database, tmp_path: Path) -> None:
     postgres.execute("CREATE TABLE orders (id int PRIMARY KEY)")
     with tailing(tmp_path, postgres.dsn, program=PATIENT) as tail:

@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 
 from cdcflow.decode import twin
 from cdcflow.errors import DecodeError
-from cdcflow.model import UNCHANGED, Batch, Column, Position, Relation
+from cdcflow.model import UNCHANGED, Batch, Column, Position, PrefixPatterns, Relation
 from cdcflow.testing import pgoutput as wire
 
 _kernel = pytest.importorskip("cdcflow.decode._kernel", reason="the compiled decoder is not built")
 
+PREFIXES = PrefixPatterns(["*", "!other"])
+#: Microseconds since 1970 of which the protocol's, since 2000, fit into 64 bits.
+TIMES = st.integers(-(1 << 62), 1 << 62)
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
 VALUES = st.one_of(
     st.none(), st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20), st.just("x" * 700)
@@ -41,6 +44,10 @@ def sessions(draw: st.DrawFn) -> list[bytes]:
     lsn = draw(st.integers(1, 1 << 40)) * 8
     known: dict[int, Relation] = {}
     for _ in range(draw(st.integers(1, 4))):
+        if draw(st.integers(0, 3)) == 0:
+            # Its record ends where the commit record begins, or before.
+            end = lsn - draw(st.integers(0, 1)) * 4
+            stream.append(wire.wal_data(draw(messages(lsn=end, transactional=False)), sent=draw(TIMES)))
         stream.append(wire.wal_data(wire.begin(lsn, xid=draw(st.integers(0, 2**32 - 1)))))
         for _ in range(draw(st.integers(0, 8))):
             oid = draw(st.integers(1, 3))
@@ -50,11 +57,21 @@ def sessions(draw: st.DrawFn) -> list[bytes]:
                 known[oid] = draw(relations(oid))
                 stream.append(wire.wal_data(wire.relation(known[oid])))
             stream.append(wire.wal_data(draw(changes(known[oid], list(known.values())))))
+            if draw(st.integers(0, 3)) == 0:
+                stream.append(wire.wal_data(draw(messages(lsn=lsn - 4, transactional=True))))
             if draw(st.integers(0, 9)) == 0:
                 stream.append(wire.keepalive(draw(st.integers(0, 2**64 - 1)), reply=draw(st.booleans())))
         stream.append(wire.wal_data(wire.commit(lsn, lsn + 8)))
         lsn += draw(st.integers(1, 100)) * 8
     return stream
+
+
+def messages(*, lsn: int, transactional: bool) -> st.SearchStrategy[bytes]:
+    return st.builds(
+        lambda prefix, content: wire.logical_message(prefix, content, lsn=lsn, transactional=transactional),
+        st.sampled_from(["orders.paid", "orders.é", "other", "", "cdcflow.x"]),
+        st.one_of(st.binary(max_size=12), st.text(max_size=8).map(lambda text: text.encode())),
+    )
 
 
 @st.composite
@@ -81,7 +98,7 @@ def changes(draw: st.DrawFn, relation: Relation, known: list[Relation]) -> bytes
 
 def run(module: Any, stream: list[bytes], chunk: int, take: int, skip: Position) -> tuple[Any, ...]:
     """Everything that can be seen of a decoder: batches, state, and the error if there is one."""
-    decoder = module.Decoder(skip)
+    decoder = module.Decoder(skip, PREFIXES)
     batches: list[Batch] = []
     error = None
     try:
@@ -138,6 +155,24 @@ def test_both_decoders_read_valid_sessions_alike(
     stream: list[bytes], skip: Position, chunk: int, take: int
 ) -> None:
     assert_same(stream, chunk, take, skip)
+
+
+@given(stream=sessions(), data=st.data(), **CUTS)
+@settings(deadline=None)
+def test_positions_increase_and_a_decoder_that_resumes_brings_exactly_the_rest(
+    stream: list[bytes], data: st.DataObject, chunk: int, take: int
+) -> None:
+    batches, error, _ = run(_kernel, stream, chunk, take, Position(0, 0))
+    assert error is None
+    everything = [(c.position, c.op) for batch in batches for c in batch.changes()]
+    positions = [position for position, _ in everything]
+    assert positions == sorted(set(positions))
+    at = data.draw(st.integers(0, len(everything)))
+    last = positions[at - 1] if at else Position(0, 0)
+    for module in (twin, _kernel):
+        rest, error, _ = run(module, stream, chunk, take, last)
+        assert error is None
+        assert [(c.position, c.op) for batch in rest for c in batch.changes()] == everything[at:]
 
 
 @given(stream=sessions(), data=st.data(), **CUTS)

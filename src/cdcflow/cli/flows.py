@@ -24,7 +24,7 @@ def list_(context: typer.Context, as_json: AsJson = False) -> None:
         output.json([_described(config, flow) for flow in config.flows.values()])
         return
     rows = [
-        (flow.name, ", ".join(flow.from_), flow.to, config.sinks[flow.to].plugin.name)
+        (flow.name, ", ".join(flow.sources), flow.to, config.sinks[flow.to].plugin.name)
         for flow in config.flows.values()
     ]
     output.table(("flow", "from", "to", "type"), rows)
@@ -50,7 +50,7 @@ def show(
         output.json(described)
         return
     for key, value in described.items():
-        if value != {}:
+        if value not in ({}, []):
             output.data(f"{key + ':':<10} {_line(value)}")
 
 
@@ -59,6 +59,7 @@ def _described(config: "Config", flow: "Flow") -> dict[str, Any]:
     return {
         "name": flow.name,
         "from": list(flow.from_),
+        "messages": list(flow.messages),
         "to": flow.to,
         "sink": sink.settings.model_dump(mode="json"),
         "with": flow.options.model_dump(mode="json"),

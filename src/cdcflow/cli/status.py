@@ -57,7 +57,7 @@ def _stopped(config: "Config") -> Document:
     flows = [
         {
             "name": flow.name,
-            "from": list(flow.from_),
+            "from": list(flow.sources),
             "to": flow.to,
             "sink": config.sinks[flow.to].plugin.name,
             "state": "unknown",

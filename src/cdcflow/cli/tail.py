@@ -12,7 +12,6 @@ from cdcflow.cli.invocation import load_config
 
 if TYPE_CHECKING:
     from cdcflow.model import Batch
-    from cdcflow.model.patterns import TablePatterns
 
 #: How a change begins on a terminal, and its colour.
 MARKS = {
@@ -21,6 +20,7 @@ MARKS = {
     "update": ("~", "yellow"),
     "delete": ("-", "red"),
     "truncate": ("!", "magenta"),
+    "message": ("»", "cyan"),
 }
 #: A value on a terminal is cut to so many characters.
 WIDTH = 40
@@ -33,6 +33,16 @@ def tail(
     ] = None,
     table: Annotated[
         list[str] | None, typer.Option("--table", "-t", help="Only tables that match; may be repeated.")
+    ] = None,
+    messages: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--messages",
+            "-m",
+            metavar="PREFIX",
+            help="Logical messages whose prefix matches, such as 'orders.*'; may be repeated. Tables then"
+            " only where --table says so.",
+        ),
     ] = None,
     form: Annotated[
         str | None, typer.Option("--format", help="json or pretty. Pretty on a terminal, else json.")
@@ -47,14 +57,18 @@ def tail(
     """
     if form not in (None, "json", "pretty"):
         raise typer.BadParameter(f"{form!r} is neither json nor pretty", param_hint="--format")
+    from cdcflow.model import PrefixPatterns
     from cdcflow.model.patterns import TablePatterns
     from cdcflow.source.tail import tail as stream
+    from cdcflow.transform import Select
 
     publication = None
     if dsn is None:
         config = load_config(context)
         dsn, publication = config.source.dsn.get_secret_value(), config.source.publication
-    wanted = TablePatterns(table) if table else None
+    prefixes = PrefixPatterns(messages or [])
+    wanted = TablePatterns(table or ([] if prefixes else ["*.*"]))
+    select = Select(wanted, prefixes)
     stop = threading.Event()
     # SIGTERM ends it like Ctrl-C does: the publications must go.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -65,9 +79,12 @@ def tail(
     signal.set_wakeup_fd(wakes)
 
     def ready(names: list[str]) -> None:
-        shown = [n for n in names if wanted is None or wanted.matches(*n.split(".", 1))]
-        named = ", ".join(map(_name, shown[:8])) + (" …" if len(shown) > 8 else "")
-        output.say(f"watching {len(shown)} table(s): {named}")
+        shown = [n for n in names if wanted.matches(*n.split(".", 1))]
+        if shown or not prefixes:
+            named = ", ".join(map(_name, shown[:8])) + (" …" if len(shown) > 8 else "")
+            output.say(f"watching {len(shown)} table(s): {named}")
+        if prefixes:
+            output.say(f"watching messages: {', '.join(map(_name, messages or []))}")
 
     pretty = form == "pretty" or (form is None and output.on_terminal())
     seen = 0
@@ -75,34 +92,37 @@ def tail(
         dsn,
         tables=table or [],
         publication=publication,
+        messages=prefixes,
         stopping=stop.is_set,
         ready=ready,
         wake_on=woken,
     )
     for batch in found:
-        for line in _lines(batch, wanted, pretty=pretty):
+        for line in _lines(select(batch), pretty=pretty):
             output.data(line)
             seen += 1
             if limit is not None and seen >= limit:
                 return
 
 
-def _lines(batch: "Batch", wanted: "TablePatterns | None", *, pretty: bool) -> list[str]:
+def _lines(batch: "Batch", *, pretty: bool) -> list[str]:
     import orjson
 
     from cdcflow.sink.event import encode, events
 
     lines = []
     for _, event in events(batch):
-        if wanted is None or wanted.matches(event["schema"], event["table"]):
-            encoded = encode(event)
-            lines.append(_pretty(orjson.loads(encoded)) if pretty else encoded.decode())
+        encoded = encode(event)
+        lines.append(_pretty(orjson.loads(encoded)) if pretty else encoded.decode())
     return lines
 
 
 def _pretty(event: dict[str, Any]) -> str:
     """`~ public.orders id=7  status: paid`: the key, then what else is there."""
     mark, colour = MARKS[event["op"]]
+    if event["op"] == "message":
+        content = event["content"] if event["content"] is not None else f"(bytes) {event['bytes']}"
+        return f"{typer.style(mark, fg=colour, bold=True)} {_name(event['prefix'])}  {_short(content)}"
     key = event["key"] or {}
     row = event["new"] if event["new"] is not None else event["old"]
     parts = [typer.style(mark, fg=colour, bold=True), _name(f"{event['schema']}.{event['table']}")]

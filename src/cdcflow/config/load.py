@@ -20,6 +20,7 @@ from cdcflow.config.models import (
 from cdcflow.config.problems import Problems, nearest, shown
 from cdcflow.config.validation import validate
 from cdcflow.errors import ConfigurationError
+from cdcflow.model.message import PrefixPattern, PrefixPatterns
 from cdcflow.model.patterns import TablePattern, TablePatterns
 from cdcflow.sink import registry
 
@@ -148,6 +149,7 @@ class _Flows:
         self._sinks = sinks
         self._named = named
         self._captured = TablePatterns(source.tables) if source is not None else None
+        self._prefixes = PrefixPatterns(source.messages) if source is not None else None
         self._flows: dict[str, Flow] = {}
 
     def read(self, document: Document) -> dict[str, Flow]:
@@ -217,8 +219,13 @@ class _Flows:
             return
         self._check_sink(document, (*way, "to"), data.get("to"))
         settings = validate(FlowSettings, document, way, self._problems, data=data)
+        if "from" not in data and not data.get("messages"):
+            hint = "say which tables the flow reads, or with `messages` which logical messages"
+            self._problems.add(place, dotted((*way, "from")), "is missing", hint)
+            return
         if settings is None:
             return
+        self._check_messages(document, way, settings)
         self._check_tables(document, way, settings)
         sink = self._sinks.get(settings.to)
         if sink is None:
@@ -228,13 +235,38 @@ class _Flows:
         )
         if options is not None:
             self._flows[name] = Flow(
-                name, settings.from_, settings.to, options, settings.start, document.file, place.line
+                name,
+                settings.from_,
+                settings.to,
+                options,
+                settings.start,
+                document.file,
+                place.line,
+                settings.messages,
             )
 
     def _check_sink(self, document: Document, way: Way, name: object) -> None:
         if isinstance(name, str) and name not in self._named:
             hint = nearest(name, self._named) or "there is none under `sinks:` yet"
             self._problems.add(document.place(way), dotted(way), f"there is no sink {name!r}", hint)
+
+    def _check_messages(self, document: Document, way: Way, settings: FlowSettings) -> None:
+        """As `_check_tables`; and without any in `source.messages`, no pattern can bring a message."""
+        if self._prefixes is None:
+            return
+        for index, text in enumerate(settings.messages):
+            pattern = PrefixPattern.parse(text)
+            if self._prefixes and (
+                pattern.excludes or pattern.literal is None or self._prefixes.matches(pattern.literal)
+            ):
+                continue
+            here: Way = (*way, "messages", index)
+            self._problems.add(
+                document.place(here),
+                dotted(here),
+                f"messages {text} are not captured: nothing in source.messages includes them",
+                "add the prefix to source.messages, or correct it",
+            )
 
     def _check_tables(self, document: Document, way: Way, settings: FlowSettings) -> None:
         """A table that is named in full but not captured would leave the flow silently without it."""

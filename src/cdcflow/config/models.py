@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from cdcflow.errors import ConfigurationError
+from cdcflow.model.message import PrefixPattern
 from cdcflow.model.patterns import TablePattern
 from cdcflow.sink import ConfigPath, Secret, Settings, SinkOptions, SinkPlugin, SinkSettings
 from cdcflow.sink.quantities import Duration, Size
@@ -25,6 +26,14 @@ def _table_pattern(text: str) -> str:
         TablePattern.parse(text)
     except ConfigurationError as error:
         raise ValueError(f"{error}" + (f"; {error.hint}" if error.hint else "")) from error
+    return text
+
+
+def _prefix_pattern(text: str) -> str:
+    try:
+        PrefixPattern.parse(text)
+    except ConfigurationError as error:
+        raise ValueError(f"{error}; {error.hint}") from error
     return text
 
 
@@ -51,6 +60,7 @@ def _dsn(dsn: SecretStr) -> SecretStr:
 
 
 TablePatternText = Annotated[str, AfterValidator(_table_pattern)]
+PrefixPatternText = Annotated[str, AfterValidator(_prefix_pattern)]
 
 
 def _qualified(name: str) -> str:
@@ -88,6 +98,8 @@ class SourceSettings(Settings):
 
     dsn: Annotated[Secret, AfterValidator(_dsn)]
     tables: Annotated[tuple[TablePatternText, ...], Field(min_length=1)]
+    #: Prefixes of the logical messages that are captured; none: the server is not even asked for any.
+    messages: tuple[PrefixPatternText, ...] = ()
     publication: Annotated[str, AfterValidator(_identifier)] = "cdcflow"
     slot: Annotated[str, AfterValidator(_slot)] = "cdcflow"
     backfill: Literal["initial", "none"] = "initial"
@@ -127,7 +139,9 @@ class EngineSettings(Settings):
 class FlowSettings(Settings):
     """A flow as it is written, before its sink is known."""
 
-    from_: Annotated[tuple[TablePatternText, ...], Field(alias="from", min_length=1)]
+    #: A flow may do without, if it has `messages`.
+    from_: Annotated[tuple[TablePatternText, ...], Field(alias="from", min_length=1)] = ()
+    messages: Annotated[tuple[PrefixPatternText, ...], Field(min_length=1)] = ()
     to: str
     options: Annotated[dict[str, object], Field(alias="with", default_factory=dict)]
     start: Literal["earliest", "latest"] = "earliest"
@@ -144,7 +158,7 @@ class SinkEntry:
 
 @dataclass(frozen=True)
 class Flow:
-    """Some tables → one sink. `file` and `line` are where it is written."""
+    """Some tables, or logical messages, → one sink. `file` and `line` are where it is written."""
 
     name: str
     #: Table patterns.
@@ -157,6 +171,13 @@ class Flow:
     start: Literal["earliest", "latest"]
     file: Path
     line: int
+    #: Prefix patterns of logical messages.
+    messages: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All that it reads, for people: `public.orders`, `messages orders.*`."""
+        return (*self.from_, *(f"messages {pattern}" for pattern in self.messages))
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from cdcflow.decode import messages
 from cdcflow.errors import DecodeError
-from cdcflow.model import ORIGIN, Batch, Group, Position
+from cdcflow.model import MESSAGES, ORIGIN, Batch, Group, Position, PrefixPatterns
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -378,13 +378,15 @@ cdef class Decoder:
     cdef dict columns
     cdef dict types
     cdef dict truncates
+    cdef object prefixes
     cdef object ready
     cdef object error
     # The relation of the change before: runs of one table skip the dictionary.
     cdef uint32_t recent_oid
     cdef _Columns recent
 
-    def __init__(self, skip_to=ORIGIN):
+    def __init__(self, skip_to=ORIGIN, prefixes=None):
+        self.prefixes = prefixes or PrefixPatterns()
         self.skip_lsn, self.skip_ordinal = skip_to
         self.last_lsn = self.skip_lsn
         self.last_ordinal = self.skip_ordinal
@@ -569,7 +571,7 @@ cdef class Decoder:
         elif kind == c"O":
             messages.origin(data, pos)
         elif kind == c"M":
-            messages.logical_message(data, pos)
+            self.logical_message(messages.logical_message(data, pos), data)
         else:
             fail(f"unknown message type {kind}", ENVELOPE)
         return 0
@@ -613,6 +615,45 @@ cdef class Decoder:
             self.no_new(columns, row)
             self.no_old(columns, row)
             columns.rows += 1
+        return 0
+
+    cdef int logical_message(self, message, bytes data) except -1:
+        cdef _Columns columns
+        cdef Py_ssize_t row, i
+        cdef bytes value
+        cdef uint64_t lsn
+        if bool(message.transactional) is not bool(self.in_transaction):
+            raise messages.misplaced(message)
+        if not message.transactional:
+            lsn = message.lsn
+            self.commit_lsn = lsn
+            self.ordinal = <uint64_t> -1
+            self.xid = 0
+            self.commit_time = messages.send_time(data)
+            # All that lies before its record's end has been sent.
+            self.committed = max(self.committed, lsn)
+        if not self.prefixes.matches(message.prefix):
+            self.ordinal += 1
+            return 0
+        columns = self.columns.get(MESSAGES.fingerprint)
+        if columns is None:
+            columns = self.columns[MESSAGES.fingerprint] = _Columns(MESSAGES)
+        row = self.begin_row(columns, c"M")
+        if row < 0:
+            return 0
+        values = message.row()
+        if values[1] is None:
+            # Two digits for each byte, of which one is counted already.
+            self.nbytes += len(message.content)
+            if self.nbytes > MAX_BATCH_BYTES:
+                fail("a batch would exceed 2 GiB", 0)
+        for i in range(columns.width):
+            if values[i] is None:
+                append_null(&columns.new[i], row)
+            else:
+                value = values[i].encode()
+                append_bytes(&columns.new[i], row, <const unsigned char *> PyBytes_AS_STRING(value), len(value))
+        columns.rows += 1
         return 0
 
     cdef _Columns known(self, uint32_t oid, Py_ssize_t at):

@@ -5,7 +5,7 @@ and "Streaming Replication Protocol" for the WAL data and keepalive envelopes.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from cdcflow.errors import DecodeError
@@ -13,6 +13,8 @@ from cdcflow.model import Column, Relation, ReplicaIdentity
 
 #: Bytes of the WAL data envelope before pgoutput's own message: type, start, end, send time.
 ENVELOPE = 25
+#: Where in it the send time stands.
+SEND_TIME = 17
 #: Microseconds from 1970-01-01 to 2000-01-01, Postgres' epoch.
 EPOCH = 946_684_800_000_000
 #: A later timestamp than this would leave 64 bits once it counts from 1970.
@@ -89,7 +91,10 @@ def text(data: bytes, start: int, end: int, what: str) -> str:
 def relation(data: bytes, pos: int, types: dict[int, str]) -> Relation:
     """A Relation message behind its type byte. `types` holds the names that Type messages brought."""
     cursor = Cursor(data, pos)
+    at = cursor.pos
     oid = cursor.u32("relation oid")
+    if not oid:
+        raise DecodeError("relation has no oid", at)
     # "Namespace (empty string for pg_catalog)"
     schema = cursor.string("schema name") or "pg_catalog"
     name = cursor.string("relation name")
@@ -153,15 +158,53 @@ def truncate(data: bytes, pos: int) -> Truncation:
     return Truncation(options, tuple(relations))
 
 
-def logical_message(data: bytes, pos: int) -> None:
-    """A `pg_logical_emit_message` behind its type byte: checked, and not yet a change."""
+@dataclass(frozen=True, slots=True)
+class LogicalMessage:
+    """What `pg_logical_emit_message` wrote. `lsn` is the end of its WAL record."""
+
+    transactional: bool
+    lsn: int
+    prefix: str
+    content: bytes = field(repr=False)
+
+    def row(self) -> tuple[str, str | None, str | None, str]:
+        """The values of the columns of `MESSAGES`."""
+        transactional = "t" if self.transactional else "f"
+        try:
+            text = str(self.content, "utf-8")
+        except UnicodeDecodeError:
+            text = "\0"
+        if "\0" in text:
+            return self.prefix, None, "\\x" + self.content.hex(), transactional
+        return self.prefix, text, None, transactional
+
+
+def logical_message(data: bytes, pos: int) -> LogicalMessage:
+    """A Message message behind its type byte. Its content is bytes: the server does not recode it."""
     cursor = Cursor(data, pos)
-    cursor.u8("message flags")
-    cursor.u64("message position")
-    cursor.string("message prefix")
+    flags = cursor.u8("message flags")
+    lsn = cursor.u64("message position")
+    prefix = cursor.string("message prefix")
     at = cursor.pos
     size = cursor.i32("message length")
     if size < 0:
         raise DecodeError(f"negative message length {size}", at)
+    start = cursor.pos
     cursor.skip(size, "message content")
     cursor.finish()
+    return LogicalMessage(bool(flags & 1), lsn, prefix, data[start : start + size])
+
+
+def misplaced(message: LogicalMessage) -> DecodeError:
+    """For a message that is not where protocol version 1 has it: inside its transaction, or outside all."""
+    if message.transactional:
+        return DecodeError("transactional message outside a transaction", ENVELOPE)
+    return DecodeError("message without a transaction inside of one", ENVELOPE)
+
+
+def send_time(data: bytes) -> int:
+    """When the server sent a WAL data message, in microseconds since 1970."""
+    stamp = int(_I64.unpack_from(data, SEND_TIME)[0])
+    if stamp > MAX_TIMESTAMP:
+        raise DecodeError("send time is out of range", SEND_TIME)
+    return stamp + EPOCH

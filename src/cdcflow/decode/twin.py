@@ -13,7 +13,7 @@ import pyarrow as pa
 from cdcflow.decode import messages
 from cdcflow.decode.messages import ENVELOPE, EPOCH, MAX_BATCH_BYTES, MAX_TIMESTAMP, Cursor
 from cdcflow.errors import DecodeError
-from cdcflow.model import ORIGIN, Batch, Group, Op, Position, Relation
+from cdcflow.model import MESSAGES, ORIGIN, Batch, Group, Op, Position, PrefixPatterns, Relation
 
 _U64 = struct.Struct(">Q")
 _U32 = struct.Struct(">I")
@@ -55,11 +55,13 @@ class _Columns:
 class Decoder:
     """Turns replication messages into batches. Does no I/O and keeps no clock.
 
-    `skip_to` is where the journal ends: changes at or before it are read, counted and dropped. After a
-    DecodeError the decoder is of no more use: every later call raises the same error.
+    `skip_to` is where the journal ends: changes at or before it are read, counted and dropped. So are
+    logical messages but for those that `prefixes` mean: every transactional message counts, kept or not,
+    so that ordinals depend on what the server sends alone. After a DecodeError the decoder is of no more
+    use: every later call raises the same error.
     """
 
-    def __init__(self, skip_to: Position = ORIGIN) -> None:
+    def __init__(self, skip_to: Position = ORIGIN, prefixes: PrefixPatterns | None = None) -> None:
         #: Changes held for the next batch.
         self.rows = 0
         #: Bytes of the messages read since the last batch.
@@ -69,8 +71,9 @@ class Decoder:
         #: A keepalive asked for a reply; whoever replies sets it back.
         self.reply_requested = False
         self.in_transaction = False
-        #: End LSN of the last complete transaction, 0 before the first.
+        #: End LSN of the last complete transaction or message outside of any, 0 before the first.
         self.committed = 0
+        self._prefixes = prefixes or PrefixPatterns()
         self._skip = skip_to
         self._commit_lsn = 0
         self._ordinal = 0
@@ -231,7 +234,7 @@ class Decoder:
         elif kind == ord("O"):
             messages.origin(data, pos)
         elif kind == ord("M"):
-            messages.logical_message(data, pos)
+            self._logical_message(messages.logical_message(data, pos), data)
         else:
             raise DecodeError(f"unknown message type {kind}", ENVELOPE)
 
@@ -267,6 +270,33 @@ class Decoder:
             self._truncates[self.rows - 1] = options
             self._no_new(columns)
             self._no_old(columns)
+
+    def _logical_message(self, message: messages.LogicalMessage, data: bytes) -> None:
+        if message.transactional is not self.in_transaction:
+            raise messages.misplaced(message)
+        if not message.transactional:
+            self._commit_lsn, self._ordinal = message.lsn, -1
+            self._xid, self._commit_time = 0, messages.send_time(data)
+            # All that lies before its record's end has been sent.
+            self.committed = max(self.committed, message.lsn)
+        if not self._prefixes.matches(message.prefix):
+            self._ordinal += 1
+            return
+        columns = self._columns.get(MESSAGES.fingerprint)
+        if columns is None:
+            columns = self._columns[MESSAGES.fingerprint] = _Columns(MESSAGES)
+        if not self._begin_row(columns, Op.MESSAGE):
+            return
+        row = message.row()
+        if row[1] is None:
+            # Two digits for each byte, of which one is counted already.
+            self.nbytes += len(message.content)
+            if self.nbytes > MAX_BATCH_BYTES:
+                raise DecodeError("a batch would exceed 2 GiB", 0)
+        for column, value in zip(columns.new, row, strict=True):
+            column.append(value)
+        columns.unchanged.append(None)
+        self._no_old(columns)
 
     def _known(self, oid: int, at: int) -> _Columns:
         columns = self._relations.get(oid)

@@ -9,7 +9,7 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -24,7 +24,7 @@ from cdcflow.delivery.start import find_start
 from cdcflow.errors import CdcflowError, DeliveryError, EnvironmentFault, Rejected
 from cdcflow.journal import Reader
 from cdcflow.journal.layout import HEAD, MANIFEST
-from cdcflow.model import Batch
+from cdcflow.model import Batch, PrefixPatterns
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.sink import (
     FlowContext,
@@ -56,6 +56,8 @@ class FlowPlan:
     settings: SinkSettings
     options: SinkOptions
     start: Literal["earliest", "latest"] = "earliest"
+    #: Which logical messages it gets.
+    messages: PrefixPatterns = field(default_factory=PrefixPatterns)
 
 
 class _Stop(Exception):
@@ -82,7 +84,7 @@ class FlowWorker:
         self._state = state
         self._store = store
         self._changed = changed
-        self._select = Select(plan.tables)
+        self._select = Select(plan.tables, plan.messages)
         self._stop = asyncio.Event()
         self._told = asyncio.Event()
         self._live = asyncio.Event()

@@ -26,6 +26,7 @@ class Capturing:
             journal=journal.path,
             backfill=source.backfill == "initial",
             confirm_delivered=source.confirm == "delivered",
+            messages=source.messages,
             segment_bytes=journal.segment_size,
             retention=Retention(max_bytes=journal.keep.size, max_age=journal.keep.age),
             retained_wal=Limits(source.retained_wal.warn, source.retained_wal.drop_slot),

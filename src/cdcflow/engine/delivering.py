@@ -13,6 +13,7 @@ from cdcflow.engine.control import ControlServer, ipc_bytes
 from cdcflow.engine.places import Lock, Places
 from cdcflow.engine.reports import Live, Order, Report
 from cdcflow.errors import CdcflowError, ConfigurationError
+from cdcflow.model import PrefixPatterns
 from cdcflow.model.patterns import TablePatterns
 
 #: How often a flow says how it is, changed or not.
@@ -131,6 +132,7 @@ class Delivering:
             settings=entry.settings,
             options=flow.options,
             start=flow.start,
+            messages=PrefixPatterns(flow.messages),
         )
         return FlowWorker(
             plan,

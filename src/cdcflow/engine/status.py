@@ -74,7 +74,7 @@ def judge(report: FlowReport, life: Life, source: Source) -> FlowReport:
 def flow_document(flow: Flow, config: Config, report: FlowReport, child: Child) -> dict[str, Any]:
     return {
         "name": flow.name,
-        "from": list(flow.from_),
+        "from": list(flow.sources),
         "to": flow.to,
         "sink": config.sinks[flow.to].plugin.name,
         "state": report.state,

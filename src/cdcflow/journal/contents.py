@@ -38,6 +38,12 @@ class Tail:
     last_xid: int = 0
     committed: int = 0
 
+    @property
+    def whole(self) -> bool:
+        """Whether no more of the last change's transaction can come. A message of no transaction, which is
+        known by its ordinal 0, is whole by itself."""
+        return self.committed > self.last.commit_lsn or self.last.ordinal == 0
+
 
 @dataclass(frozen=True)
 class Payload:

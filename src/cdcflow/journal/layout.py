@@ -59,6 +59,9 @@ class Backfill:
 class Manifest:
     identity: Identity
     backfill: Backfill = Backfill()
+    #: Whether the server is asked for logical messages, and the ordinals of the last transaction so count
+    #: them: a transaction that is here in part can only be gone on with in the same way.
+    messages: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ def read_manifest(path: Path) -> Manifest | None:
         state = json.loads(text)
         version = int(state["format"])
         if version <= FORMAT:
-            return Manifest(_identity(state["identity"]), _backfill(state["backfill"]))
+            messages = state.get("messages", False) is True
+            return Manifest(_identity(state["identity"]), _backfill(state["backfill"]), messages)
     except (ValueError, KeyError, TypeError) as error:
         raise JournalDamaged(
             f"{file} is not a journal's manifest",
@@ -110,7 +114,12 @@ def read_manifest(path: Path) -> Manifest | None:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Replaces the manifest; it is durable when this returns. Raises OSError."""
-    state = {"format": FORMAT, "identity": asdict(manifest.identity), "backfill": asdict(manifest.backfill)}
+    state = {
+        "format": FORMAT,
+        "identity": asdict(manifest.identity),
+        "backfill": asdict(manifest.backfill),
+        "messages": manifest.messages,
+    }
     fresh = path / f".{MANIFEST}"
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:

@@ -141,6 +141,26 @@ class Writer:
         """Whether the initial rows are in the journal. Never `pending` after `open`."""
         return self._manifest.backfill.state
 
+    @property
+    def messages(self) -> bool:
+        """Whether the ordinals of what is appended count logical messages: see `count_messages`."""
+        return self._manifest.messages
+
+    def count_messages(self, counted: bool) -> None:
+        """Says, durably, whether the server is asked for logical messages from here on.
+
+        Raises JournalError in the middle of a transaction: positions in it would be counted in two ways.
+        """
+        self._check()
+        if counted == self.messages:
+            return
+        if not self.tail.whole or self.tail != self.written:
+            raise JournalError(
+                f"the journal at {self._path} ends inside of a transaction, at {self.written.last}: logical "
+                "messages cannot begin or cease to count there"
+            )
+        self._keep(replace(self._manifest, messages=counted))
+
     def append(self, batch: Batch) -> Batch:
         """Writes a batch behind the last one and returns it with its `base`. Durable after `sync`.
 
@@ -272,7 +292,9 @@ class Writer:
         self._publish()
 
     def _keep_backfill(self, backfill: Backfill) -> None:
-        manifest = replace(self._manifest, backfill=backfill)
+        self._keep(replace(self._manifest, backfill=backfill))
+
+    def _keep(self, manifest: Manifest) -> None:
         try:
             write_manifest(self._path, manifest)
         except OSError as error:

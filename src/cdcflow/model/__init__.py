@@ -16,10 +16,12 @@ from cdcflow.model.batch import (
     join,
 )
 from cdcflow.model.layout import Attribute, Layout
+from cdcflow.model.message import MESSAGES, PrefixPatterns
 from cdcflow.model.position import ORIGIN, Position, format_lsn, parse_lsn
 from cdcflow.model.relation import Column, Relation, ReplicaIdentity
 
 __all__ = [
+    "MESSAGES",
     "META",
     "ORIGIN",
     "TRUNCATE_CASCADE",
@@ -33,6 +35,7 @@ __all__ = [
     "Layout",
     "Op",
     "Position",
+    "PrefixPatterns",
     "Relation",
     "ReplicaIdentity",
     "Unchanged",

@@ -9,8 +9,10 @@ follow from its relation and two flags, so that neither the journal nor a reader
 | `index`                 | uint32  | the change's place in the batch: total order over all groups      |
 | `op`                    | uint8   | an `Op`                                                           |
 | `commit_lsn`, `ordinal` | uint64  | the position                                                      |
-| `xid`                   | uint32  | the source transaction; 0 for rows read by a backfill             |
-| `commit_time`           | int64   | microseconds since 1970-01-01 UTC                                 |
+| `xid`                   | uint32  | the source transaction; 0 for rows of a backfill and for messages |
+|                         |         | that belong to none                                               |
+| `commit_time`           | int64   | microseconds since 1970-01-01 UTC; for a message without          |
+|                         |         | transaction, when the server sent it                              |
 | `n0` … `nK`             | string  | the new row, one per column of the relation; null is SQL NULL     |
 | `has_old`               | bool    | only with `old`: whether this change came with an old row         |
 | `o0` … `oK`             | string  | only with `old`: the old values of the relation's `key` columns   |
@@ -30,13 +32,17 @@ from cdcflow.model.relation import Relation
 
 
 class Op(IntEnum):
-    """What happened to the row. The values are pgoutput's own message letters where it has one."""
+    """What happened to the row, or that there is no row but a message (see `cdcflow.model.message`).
+
+    The values are pgoutput's own message letters where it has one.
+    """
 
     INSERT = ord("I")
     UPDATE = ord("U")
     DELETE = ord("D")
     TRUNCATE = ord("T")
     READ = ord("R")
+    MESSAGE = ord("M")
 
     @property
     def word(self) -> str:
@@ -140,7 +146,8 @@ class Batch:
     covers: a batch that a filter has thinned still covers them all. Before the journal has taken a
     batch in, `base` is 0.
 
-    `committed` is the end LSN of the last transaction that is complete within the run (0: none), which
+    `committed` is the end LSN of the last transaction that is complete within the run, or of a message
+    behind it that belongs to none (0: neither), which
     is how far the slot may be confirmed once the run is durable. `last` is the position of the run's
     last change, kept also where a filter dropped that change.
     """

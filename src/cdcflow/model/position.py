@@ -11,8 +11,12 @@ class Position(NamedTuple):
     order. Rows read by a backfill stand at the byte before the snapshot's consistent point, where no
     commit record can start (records are 8-byte aligned), hence before everything the stream brings.
 
-    `ordinal` counts from 1. It is never a row's own LSN: two changes may share one, and later
-    transactions carry lower ones.
+    A message that is not transactional stands at the LSN behind its own WAL record, with ordinal 0. That
+    is in order too: the server sends it when it reads that record, and whole transactions when it reads
+    their commit records, which lie before that record's end or start at that LSN at the earliest.
+
+    `ordinal` counts from 1: every change, and every transactional message that the server sends. It is
+    never a row's own LSN: two changes may share one, and later transactions carry lower ones.
     """
 
     commit_lsn: int

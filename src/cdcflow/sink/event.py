@@ -24,6 +24,18 @@
 | `commit_time` | in UTC, with microseconds                                                                  |
 | `truncate`    | only for a truncate: `{"cascade": bool, "restart_identity": bool}`                         |
 
+A logical message has no table and no row, but what `pg_logical_emit_message` was given:
+
+    {"id": "0/1A2B3C8:8", "op": "message", "prefix": "orders.paid", "content": "42", "transactional": true,
+     "position": "0/1A2B3C8:8", "xid": 733, "commit_time": "2026-11-22T18:18:44.123456Z"}
+
+| field           |                                                                                         |
+|-----------------|-----------------------------------------------------------------------------------------|
+| `content`       | as text; null where it is not UTF-8 or holds a NUL                                      |
+| `bytes`         | only where `content` is null: the content in base64                                     |
+| `transactional` | false: it belongs to no transaction. `xid` is 0 then, `commit_time` when the server sent |
+|                 | the message                                                                             |
+
 Values are JSON by `cdcflow.types`; `numbers` says how the ones that JavaScript would change are written. SQL
 NULL is null.
 """
@@ -67,6 +79,11 @@ def event(change: Change, numbers: Numbers = "safe") -> Event:
     converters = _converters(relation, numbers)
     position = change.position
     new, old = change.new, change.old
+    if change.op is Op.MESSAGE:
+        assert new is not None
+        return _message(
+            _present(new, converters) or {}, str(position), change.xid, timestamp(change.commit_time)
+        )
     found = _head(
         op=int(change.op),
         relation=relation,
@@ -157,6 +174,18 @@ def _head(
     return found
 
 
+def _message(row: Event, identity: str, xid: int, commit_time: str) -> Event:
+    """The fields of a message and their order; `row` holds JSON values."""
+    found: Event = {"id": identity, "op": Op.MESSAGE.word, "prefix": row["prefix"], "content": row["content"]}
+    if row["bytes"] is not None:
+        found["bytes"] = row["bytes"]
+    found["transactional"] = row["transactional"]
+    found["position"] = identity
+    found["xid"] = xid
+    found["commit_time"] = commit_time
+    return found
+
+
 def _truncate(options: int) -> dict[str, bool]:
     return {
         "cascade": bool(options & TRUNCATE_CASCADE),
@@ -221,12 +250,16 @@ def _group_events(group: Group, batch: Batch, numbers: Numbers) -> Iterator[Even
                 absent = [name for name in absent if name not in old]
             for name in absent:
                 del new[name]
+        if lsn != last_lsn:
+            last_lsn, lsn_text = lsn, format_lsn(lsn)
+        if op == Op.MESSAGE:
+            assert new is not None
+            yield _message(new, f"{lsn_text}:{ordinal}", xid, timestamp(time))
+            continue
         row = old if new is None else new
         identity: Event | None = None
         if key_names and row is not None:
             identity = {name: row.get(name) for name in key_names}
-        if lsn != last_lsn:
-            last_lsn, lsn_text = lsn, format_lsn(lsn)
         found = _head(
             op=op,
             relation=relation,

@@ -53,7 +53,8 @@ class PositionedSink(TransactionalSink, Protocol):
 
 @runtime_checkable
 class SchemaSink(Sink, Protocol):
-    """Gets each new generation of a relation before the first of its rows."""
+    """Gets each new generation of a relation before the first of its rows; `MESSAGES` is among them in a
+    flow that reads logical messages."""
 
     async def prepare(self, relations: Sequence[Relation]) -> None: ...
 

@@ -9,7 +9,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from cdcflow.decode import Decoder
 from cdcflow.errors import SourceError, SourceUnavailable
 from cdcflow.journal import Identity, Writer
 from cdcflow.journal.layout import read_manifest
-from cdcflow.model import format_lsn
+from cdcflow.model import PrefixPatterns, format_lsn
 from cdcflow.source import catalog, retained
 from cdcflow.source.acknowledge import PROGRESS_INTERVAL, Acknowledger, DeliveredBehind, Say
 from cdcflow.source.appender import Appender, Retention, Waker
@@ -59,6 +59,8 @@ class CaptureSettings:
     backfill: bool = True
     #: Confirm the slot only behind every flow's checkpoint, instead of behind the journal's fsync.
     confirm_delivered: bool = False
+    #: Patterns of the prefixes of logical messages to capture. Without any, the server sends none.
+    messages: tuple[str, ...] = ()
     segment_bytes: int = 128 << 20
     retention: Retention = field(default_factory=Retention)
     retained_wal: retained.Limits = field(default_factory=retained.Limits)
@@ -79,6 +81,7 @@ class Capture:
         self._waker = Waker()
         self._writer: Writer | None = None
         self._appender: Appender | None = None
+        self._prefixes = PrefixPatterns(settings.messages)
         self._monitor = Monitor(settings.dsn, settings.slot, settings.retained_wal, settings.heartbeat)
         self._layouts = Layouts(settings.dsn)
         self._state = "connecting"
@@ -101,8 +104,9 @@ class Capture:
     def delivered(self, offset: int) -> None:
         """The least checkpoint of all active flows: what lies below may be removed. From any thread."""
         self._delivered = offset
-        if self._appender is not None:
-            self._appender.keep_from = offset
+        appender = self._appender  # which the other thread may take away
+        if appender is not None:
+            appender.keep_from = offset
 
     def run(self) -> None:
         pause = FIRST_PAUSE
@@ -140,11 +144,24 @@ class Capture:
             self._begin(writer, slot)
         if self._stop.is_set():
             return
+        until = 0
+        if writer.messages != bool(self._prefixes):
+            if self._appender is not None:
+                # A session has ended that was to complete a transaction: see below.
+                self._close_journal()
+                writer = self._open_journal(writer.identity)
+            if writer.tail.whole:
+                writer.count_messages(bool(self._prefixes))
+            else:
+                # Whether messages count has changed, and the journal ends inside of a transaction. That
+                # one is gone on with as it was begun, and what comes behind it is for the next session.
+                until = writer.tail.last.commit_lsn
+        counted = writer.messages
         appender = self._start_appender(writer)
-        stream = self._start_stream(appender)
+        stream = self._start_stream(appender, messages=counted)
         self._layouts = Layouts(self._settings.dsn)
         try:
-            self._stream(stream, Decoder(appender.tail.last), appender, timeout)
+            self._stream(stream, Decoder(appender.tail.last, self._prefixes), appender, timeout, until)
         finally:
             self._layouts.close()
             stream.close()
@@ -307,7 +324,7 @@ class Capture:
         self._backfill = dict(figures)
         self._tell("backfilling", None, force=False)
 
-    def _start_stream(self, appender: Appender) -> Stream:
+    def _start_stream(self, appender: Appender, *, messages: bool) -> Stream:
         """Starts streaming; a slot that a dying predecessor still holds is waited for."""
         deadline = time.monotonic() + HANDOVER
         while True:
@@ -317,6 +334,7 @@ class Capture:
                     slot=self._settings.slot,
                     publications=[self._settings.publication],
                     position=appender.tail.committed,
+                    messages=messages,
                 )
             except SourceUnavailable:
                 if time.monotonic() > deadline or self._stop.wait(0.1):
@@ -324,21 +342,24 @@ class Capture:
 
     # The loop that must never wait for anything but the server.
 
-    def _stream(self, stream: Stream, decoder: Decoder, appender: Appender, timeout: float | None) -> None:
+    def _stream(
+        self, stream: Stream, decoder: Decoder, appender: Appender, timeout: float | None, until: int
+    ) -> None:
+        """Ends with `stop`, and once the transaction that commits at `until` is complete (0: never)."""
         stream.also_wake_on(self._waker.fileno())
         talk = Acknowledger(time.monotonic(), timeout)
         noted = 0.0
         self._tell("streaming", None)
         while True:
             self._waker.clear()
-            stopping = self._stop.is_set()
+            stopping = self._stop.is_set() or 0 < until < decoder.committed
             if self._monitor.trouble is not None or self._monitor.overrun:
                 return
             reading = appender.room and not decoder.sealed and not stopping
             frames = stream.read() if reading else []
             now = time.monotonic()
             if frames:
-                decoder.feed(frames)
+                self._feed(decoder, frames, until)
                 self._bytes += sum(map(len, frames))
             if frames or not reading:
                 talk.heard(now)  # while we do not read, silence says nothing about the server
@@ -370,6 +391,16 @@ class Capture:
             if not frames:
                 pause = min(talk.due(now), REPORT_INTERVAL, PROGRESS_INTERVAL)
                 stream.wait(pause, reading=reading)
+
+    @staticmethod
+    def _feed(decoder: Decoder, frames: Sequence[memoryview], until: int) -> None:
+        if not until:
+            decoder.feed(frames)
+            return
+        for frame in frames:
+            if decoder.committed > until:
+                return  # the rest comes again
+            decoder.feed([frame])
 
     def _hand_over(self, decoder: Decoder, appender: Appender, *, drained: bool) -> None:
         """Gives the journal what is worth a frame: what is full, or all there is when it has time.

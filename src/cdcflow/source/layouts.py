@@ -14,7 +14,7 @@ import psycopg
 
 import cdcflow.sql
 from cdcflow.errors import SourceUnavailable
-from cdcflow.model import Batch, Group, Layout, Relation, parse_lsn
+from cdcflow.model import MESSAGES, Batch, Group, Layout, Relation, parse_lsn
 from cdcflow.source.connection import connect
 
 #: A commit is decoded a moment before other sessions see it; with synchronous replication the moment
@@ -67,7 +67,8 @@ class Layouts:
 
     def added_to(self, batch: Batch) -> Batch:
         """The batch with layouts. Raises SourceUnavailable where the server does not answer."""
-        fresh = [group for group in batch.groups if not self._knows(group.relation)]
+        # Logical messages are of no table.
+        fresh = [g for g in batch.groups if g.relation != MESSAGES and not self._knows(g.relation)]
         if fresh:
             try:
                 self._learn(fresh)
@@ -79,7 +80,10 @@ class Layouts:
         return replace(
             batch,
             groups=tuple(
-                replace(group, relation=self._known[group.relation.oid][1]) for group in batch.groups
+                group
+                if group.relation == MESSAGES
+                else replace(group, relation=self._known[group.relation.oid][1])
+                for group in batch.groups
             ),
         )
 

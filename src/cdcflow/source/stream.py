@@ -53,13 +53,16 @@ class Stream:
         self._others = select.poll()
 
     @classmethod
-    def start(cls, dsn: str, *, slot: str, publications: Sequence[str], position: int) -> Self:
-        """Streams `publications` through `slot`, from `position` or where the slot is, if that is later."""
+    def start(
+        cls, dsn: str, *, slot: str, publications: Sequence[str], position: int, messages: bool
+    ) -> Self:
+        """Streams `publications` through `slot`, from `position` or where the slot is, if that is later, and
+        logical `messages` where they are wanted."""
         connection = connect_replication(dsn, purpose="capture")
-        return cls._stream(connection, slot, publications, position)
+        return cls._stream(connection, slot, publications, position, messages)
 
     @classmethod
-    def start_temporary(cls, dsn: str, *, slot: str, publications: Sequence[str]) -> Self:
+    def start_temporary(cls, dsn: str, *, slot: str, publications: Sequence[str], messages: bool) -> Self:
         """Streams what is committed from now on through a slot that goes away with the connection."""
         connection = connect_replication(dsn, purpose="tail")
         name = quote_identifier(slot)
@@ -68,17 +71,23 @@ class Stream:
         if result.status != pq.ExecStatus.TUPLES_OK:
             connection.finish()
             raise failure(result, "no temporary slot can be made")
-        return cls._stream(connection, slot, publications, 0)
+        return cls._stream(connection, slot, publications, 0, messages)
 
     @classmethod
     def _stream(
-        cls, connection: pq.abc.PGconn, slot: str, publications: Sequence[str], position: int
+        cls,
+        connection: pq.abc.PGconn,
+        slot: str,
+        publications: Sequence[str],
+        position: int,
+        messages: bool,
     ) -> Self:
         # The option is a list of identifiers, inside a literal.
         names = quote_literal(",".join(map(quote_identifier, publications)))
+        wanted = ", messages 'true'" if messages else ""
         command = (
             f"START_REPLICATION SLOT {quote_identifier(slot)} LOGICAL {format_lsn(position)} "
-            f"(proto_version '1', publication_names {names})"
+            f"(proto_version '1', publication_names {names}{wanted})"
         )
         try:
             with answering(connection.socket):

@@ -15,7 +15,7 @@ from psycopg import sql
 import cdcflow.sql
 from cdcflow.decode import Decoder
 from cdcflow.errors import ConfigurationError, SourceError
-from cdcflow.model import Batch
+from cdcflow.model import Batch, PrefixPatterns
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.source.connection import connect
 from cdcflow.source.stream import Stream
@@ -31,33 +31,36 @@ def tail(
     *,
     tables: Sequence[str],
     publication: str | None,
+    messages: PrefixPatterns,
     stopping: Callable[[], bool],
     ready: Callable[[list[str]], None],
     wake_on: int | None = None,
 ) -> Iterator[Batch]:
     """Yields batches of what is committed from now on, until `stopping` says so.
 
-    Watches the tables of `publication`, or all that match `tables`. Calls `ready` with the names of the
-    watched tables once the stream runs. When the descriptor `wake_on` can be read, it looks at `stopping`
-    at once, else within `STATUS_INTERVAL`. Raises SourceError, and ConfigurationError when no table matches.
+    Watches the tables of `publication`, or all that match `tables`, or none where only `messages` are
+    given: logical messages with these prefixes. Calls `ready` with the names of the watched tables once
+    the stream runs. When the descriptor `wake_on` can be read, it looks at `stopping` at once, else within
+    `STATUS_INTERVAL`. Raises SourceError, and ConfigurationError when no table matches.
     """
     with contextlib.ExitStack() as stack:
         control = stack.enter_context(connect(dsn, purpose="tail"))
         if publication is not None:
             publications, names = [publication], _published(control, publication)
         else:
-            publications, names = _publish(control, tables)
+            publications, names = _publish(control, tables, bool(messages))
             stack.callback(_drop, control, publications)
-        stream = Stream.start_temporary(dsn, slot=f"{PREFIX}{os.getpid()}", publications=publications)
+        stream = Stream.start_temporary(
+            dsn, slot=f"{PREFIX}{os.getpid()}", publications=publications, messages=bool(messages)
+        )
         stack.callback(stream.close)
         if wake_on is not None:
             stream.also_wake_on(wake_on)
         ready(names)
-        yield from _batches(stream, stopping)
+        yield from _batches(stream, Decoder(prefixes=messages), stopping)
 
 
-def _batches(stream: Stream, stopping: Callable[[], bool]) -> Iterator[Batch]:
-    decoder = Decoder()
+def _batches(stream: Stream, decoder: Decoder, stopping: Callable[[], bool]) -> Iterator[Batch]:
     while not stopping():
         frames = stream.read()
         decoder.feed(frames)
@@ -86,9 +89,16 @@ def _published(control: psycopg.Connection[Any], publication: str) -> list[str]:
     return [name for (name,) in rows]
 
 
-def _publish(control: psycopg.Connection[Any], tables: Sequence[str]) -> tuple[list[str], list[str]]:
+def _publish(
+    control: psycopg.Connection[Any], tables: Sequence[str], messages: bool
+) -> tuple[list[str], list[str]]:
     """Makes publications for the matching tables. Returns their names and the tables' names."""
     _drop_orphans(control)
+    if messages and not tables:
+        # pgoutput does not run without a publication; one of no tables takes nobody's rights.
+        name = f"{PREFIX}{control.info.backend_pid}_all"
+        control.execute(sql.SQL("CREATE PUBLICATION {}").format(sql.Identifier(name)))
+        return [name], []
     patterns = TablePatterns(tables or ["*.*"])
     found = [row for row in control.execute(cdcflow.sql.load("tail_tables")) if patterns.matches(*row[:2])]
     if not found:

@@ -11,7 +11,19 @@ from zlib import crc32
 
 import pyarrow as pa
 
-from cdcflow.model import UNCHANGED, Batch, Column, Group, Op, Position, Relation, ReplicaIdentity, Value
+from cdcflow.decode.messages import LogicalMessage
+from cdcflow.model import (
+    MESSAGES,
+    UNCHANGED,
+    Batch,
+    Column,
+    Group,
+    Op,
+    Position,
+    Relation,
+    ReplicaIdentity,
+    Value,
+)
 
 #: A row, or the old values of its key.
 Row = Mapping[str, Value]
@@ -67,6 +79,19 @@ def make_relation(
             for column in columns
         ),
     )
+
+
+def made_message(
+    prefix: str,
+    content: bytes = b"",
+    *,
+    position: Position = SOME_POSITION,
+    transactional: bool = True,
+) -> Made:
+    """A logical message, as `pg_logical_emit_message` makes one."""
+    row = LogicalMessage(transactional, position.commit_lsn, prefix, content).row()
+    new = dict(zip(MESSAGES.names, row, strict=True))
+    return Made(MESSAGES, Op.MESSAGE, new, position=position, xid=700 if transactional else 0)
 
 
 def make_batch(

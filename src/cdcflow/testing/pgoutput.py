@@ -12,9 +12,9 @@ from cdcflow.model import UNCHANGED, Relation, Value
 _EPOCH = 946_684_800_000_000
 
 
-def wal_data(message: bytes, *, start: int = 0, end: int = 0) -> bytes:
-    """XLogData: the envelope that a CopyData message of the stream holds."""
-    return struct.pack(">cQQq", b"w", start, end, 0) + message
+def wal_data(message: bytes, *, start: int = 0, end: int = 0, sent: int = _EPOCH) -> bytes:
+    """XLogData: the envelope that a CopyData message of the stream holds. `sent`: microseconds since 1970."""
+    return struct.pack(">cQQq", b"w", start, end, sent - _EPOCH) + message
 
 
 def keepalive(wal_end: int, *, reply: bool = False) -> bytes:

@@ -1,18 +1,26 @@
-"""Which tables a flow gets. Looks a relation up in the flow's patterns once per generation, and keeps
-the offsets of what it drops, so that dropped changes still move the checkpoint.
+"""Which tables and logical messages a flow gets. Looks a relation up in the flow's patterns once per
+generation, and keeps the offsets of what it drops, so that dropped changes still move the checkpoint.
 
 A step of a flow is a pure function from batch to batch, of which this is the first of any chain.
 """
 
-from cdcflow.model import Batch, Relation
+from operator import is_
+
+import pyarrow as pa
+
+from cdcflow.model import MESSAGES, Batch, Group, PrefixPatterns, Relation
 from cdcflow.model.patterns import TablePatterns
 
 
 class Select:
-    """Keeps the changes of the tables that the patterns mean, and drops all others."""
+    """Keeps the changes of the tables and the messages that the patterns mean, and drops all others.
 
-    def __init__(self, patterns: TablePatterns) -> None:
+    No pattern of tables means messages; without patterns of prefixes, all of those are dropped.
+    """
+
+    def __init__(self, patterns: TablePatterns, prefixes: PrefixPatterns | None = None) -> None:
         self._patterns = patterns
+        self._prefixes = prefixes or PrefixPatterns()
         #: Verdicts by fingerprint: as many as there are table generations in the journal.
         self._bound: dict[str, bool] = {}
 
@@ -24,5 +32,15 @@ class Select:
         return verdict
 
     def __call__(self, batch: Batch) -> Batch:
-        kept = [group for group in batch.groups if self.wants(group.relation)]
-        return batch if len(kept) == len(batch.groups) else batch.with_groups(kept)
+        kept = [
+            self._messages(group) if group.relation == MESSAGES else group
+            for group in batch.groups
+            if group.relation == MESSAGES or self.wants(group.relation)
+        ]
+        same = len(kept) == len(batch.groups) and all(map(is_, kept, batch.groups))
+        return batch if same else batch.with_groups(kept)
+
+    def _messages(self, group: Group) -> Group:
+        encoded = group.new(0).dictionary_encode()
+        wanted = [self._prefixes.matches(prefix) for prefix in encoded.dictionary.to_pylist()]
+        return group if all(wanted) else group.take(pa.array(wanted, pa.bool_()).take(encoded.indices))

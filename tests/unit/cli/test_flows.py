@@ -23,6 +23,7 @@ def test_flows_are_listed_as_json(project: Path, run: Run) -> None:
     assert found[1] == {
         "name": "orders",
         "from": ["orders"],
+        "messages": [],
         "to": "nothing",
         "sink": {"type": "null"},
         "with": {},

@@ -429,3 +429,43 @@ def test_the_package_gives_what_others_code_against() -> None:
     assert set(Config.__dataclass_fields__) == {
         "path", "base", "source", "journal", "engine", "sinks", "flows",
     }  # fmt: skip
+
+
+def test_a_flow_reads_messages_beside_tables_or_alone(write: Write) -> None:
+    config = load(
+        write(
+            """
+            source: {dsn: "postgresql://h/d", tables: [orders], messages: ["orders.*", job]}
+            sinks: {hook: {type: file, path: x}}
+            """,
+            both="from: [orders]\nmessages: [job]\nto: hook\n",
+            outbox='messages: ["orders.paid", "o*"]\nto: hook\n',
+        )
+    )
+    assert config.source.messages == ("orders.*", "job")
+    both, outbox = config.flows["both"], config.flows["outbox"]
+    assert (both.from_, both.messages) == (("orders",), ("job",))
+    assert (outbox.from_, outbox.messages) == ((), ("orders.paid", "o*"))
+    assert both.sources == ("orders", "messages job")
+
+
+@pytest.mark.parametrize(
+    ("source", "flow", "expected"),
+    [
+        ("messages: [orders.*]", "messages: [audit]", "messages audit are not captured"),
+        ("", "messages: ['*']", "messages * are not captured: nothing in source.messages"),
+        ("messages: [cdcflow.x]", "from: [orders]", "which are never events"),
+        ("messages: ['']", "from: [orders]", "is empty"),
+        ("messages: ['*']", "messages: []", "messages: is empty"),
+        ("messages: ['*']", "start: latest", "from: is missing"),
+    ],
+)
+def test_messages_that_can_never_come_are_an_error(
+    write: Write, source: str, flow: str, expected: str
+) -> None:
+    path = write(
+        f"source: {{dsn: 'postgresql://h/d', tables: [orders], {source}}}\n"
+        "sinks: {hook: {type: file, path: x}}\n",
+        outbox=f"{flow}\nto: hook\n",
+    )
+    assert expected in problem(path)

@@ -8,7 +8,18 @@ import pytest
 
 from cdcflow.decode import messages, twin
 from cdcflow.errors import DecodeError
-from cdcflow.model import ORIGIN, UNCHANGED, Batch, Change, Column, Op, Position, Relation
+from cdcflow.model import (
+    MESSAGES,
+    ORIGIN,
+    UNCHANGED,
+    Batch,
+    Change,
+    Column,
+    Op,
+    Position,
+    PrefixPatterns,
+    Relation,
+)
 from cdcflow.testing import pgoutput as wire
 
 try:
@@ -228,21 +239,91 @@ def test_keepalives_tell_the_wal_end_and_ask_for_replies(decoder_module: Any) ->
     assert decoder.take() is None
 
 
-def test_origins_and_logical_messages_do_not_move_the_position(decoder_module: Any) -> None:
-    batch = decode(
-        decoder_module,
-        [
-            *frames(wire.logical_message("x", b"\xff\0", transactional=False)),
-            *transaction(
-                8,
-                wire.origin(1, "elsewhere"),
-                wire.relation(USERS),
-                wire.logical_message("outbox", b"hello"),
-                wire.insert(USERS, ["1", None, None]),
-            ),
-        ],
+def test_origins_do_not_move_the_position(decoder_module: Any) -> None:
+    stream = transaction(
+        8, wire.origin(1, "elsewhere"), wire.relation(USERS), wire.insert(USERS, ["1", None, None])
     )
-    assert [c.position for c in batch.changes()] == [Position(8, 1)]
+    assert [c.position for c in decode(decoder_module, stream).changes()] == [Position(8, 1)]
+
+
+OUTBOX = [
+    wire.wal_data(wire.logical_message("job", b"later", lsn=64, transactional=False), sent=9),
+    # Its commit record may begin where the message's record ends.
+    *transaction(
+        64,
+        wire.relation(USERS),
+        wire.insert(USERS, ["1", None, None]),
+        wire.logical_message("audit", b"not wanted", lsn=40),
+        wire.logical_message("orders.paid", "42 €".encode(), lsn=48),
+        wire.logical_message("cdcflow", b"our own", lsn=56),
+        wire.insert(USERS, ["2", None, None]),
+        end=80,
+    ),
+    *frames(wire.logical_message("job", b"\xff", lsn=96, transactional=False)),
+    *frames(wire.logical_message("audit", b"not wanted", lsn=104, transactional=False)),
+]
+WANTED = PrefixPatterns(["orders.*", "job"])
+
+
+def test_messages_stand_at_places_that_the_wal_alone_decides(decoder_module: Any) -> None:
+    decoder = decoder_module.Decoder(prefixes=WANTED)
+    decoder.feed(OUTBOX)
+    batch = decoder.take()
+    found = list(batch.changes())
+    assert [(c.op, c.position, c.xid, c.commit_time) for c in found] == [
+        (Op.MESSAGE, Position(64, 0), 0, 9),
+        (Op.INSERT, Position(64, 1), 7, 5),
+        (Op.MESSAGE, Position(64, 3), 7, 5),
+        (Op.INSERT, Position(64, 5), 7, 5),
+        (Op.MESSAGE, Position(96, 0), 0, 946_684_800_000_000),
+    ]
+    assert [c.new for c in found if c.relation == MESSAGES] == [
+        {"prefix": "job", "content": "later", "bytes": None, "transactional": "f"},
+        {"prefix": "orders.paid", "content": "42 €", "bytes": None, "transactional": "t"},
+        {"prefix": "job", "content": None, "bytes": "\\xff", "transactional": "f"},
+    ]
+    # The last one is dropped, and yet all before its end has been seen.
+    assert (batch.last, batch.committed, decoder.committed) == (Position(96, 0), 104, 104)
+
+
+@pytest.mark.parametrize("at", range(6))
+@pytest.mark.parametrize("prefixes", [[], ["*"], ["audit"]])
+def test_wherever_the_journal_ends_the_rest_comes_once_whatever_the_prefixes_were_before(
+    decoder_module: Any, at: int, prefixes: list[str]
+) -> None:
+    whole = decoder_module.Decoder(prefixes=PrefixPatterns(["*"]))
+    whole.feed(OUTBOX)
+    everything = [(c.position, c.new) for c in whole.take().changes()]
+    end = everything[at][0]
+    decoder = decoder_module.Decoder(end, PrefixPatterns(prefixes))
+    decoder.feed(OUTBOX)
+    batch = decoder.take()
+    found = [(c.position, c.new) for c in batch.changes()] if batch else []
+    wanted = PrefixPatterns(prefixes)
+    assert found == [
+        (position, new)
+        for position, new in everything[at + 1 :]
+        if "prefix" not in new or wanted.matches(new["prefix"])
+    ]
+
+
+def test_content_is_text_only_where_postgres_would_call_it_so(decoder_module: Any) -> None:
+    contents = [b"", b"a\0b", b"\xc3", b"\xed\xa0\x80", "\N{SNOWMAN}\n".encode()]
+    decoder = decoder_module.Decoder(prefixes=PrefixPatterns(["*"]))
+    decoder.feed(transaction(8, *(wire.logical_message("", content) for content in contents)))
+    found = [c.new for c in decoder.take().changes()]
+    assert [new["content"] for new in found] == ["", None, None, None, "\N{SNOWMAN}\n"]
+    assert [new["bytes"] for new in found] == [None, "\\x610062", "\\xc3", "\\xeda080", None]
+
+
+@pytest.mark.parametrize("transactional", [True, False])
+def test_a_message_on_the_wrong_side_of_a_transactions_bounds_is_an_error(
+    decoder_module: Any, transactional: bool
+) -> None:
+    message = frames(wire.logical_message("x", b"", transactional=transactional))
+    decoder = decoder_module.Decoder()
+    with pytest.raises(DecodeError, match="transaction"):
+        decoder.feed(message if transactional else [*frames(wire.begin(8)), *message])
 
 
 def test_a_table_without_columns_has_changes_too(decoder_module: Any) -> None:

@@ -20,7 +20,7 @@ from cdcflow.errors import JournalDamaged, JournalError, JournalFull
 from cdcflow.journal import Reader, Tail, Writer, inspect, verify
 from cdcflow.journal.segment import SegmentFile
 from cdcflow.model import ORIGIN, Batch, Group, Op, Position
-from cdcflow.testing.batches import Made, batch_of, inserts, make_batch, make_relation
+from cdcflow.testing.batches import Made, batch_of, inserts, made_message, make_batch, make_relation
 from cdcflow.testing.journals import IDENTITY, ids, read_all, seen
 
 ORDERS = make_relation("orders")
@@ -108,6 +108,39 @@ def test_changes_that_do_not_come_behind_the_last_are_refused(path: Path) -> Non
                 writer.append(repeated)
         writer.append(inserts(ORDERS, [3], commit_lsn=16, ordinal=4))
     assert ids(read_all(path)) == [0, 1, 2, 3]
+
+
+def test_whether_messages_count_is_kept_and_changes_only_between_transactions(path: Path) -> None:
+    with Writer.open(path, IDENTITY) as writer:
+        assert writer.messages is False
+        writer.count_messages(True)
+        writer.append(inserts(ORDERS, range(3), commit_lsn=16, committed=0))
+        writer.sync()
+        with pytest.raises(JournalError, match="inside of a transaction"):
+            writer.count_messages(False)
+    with Writer.open(path, IDENTITY) as writer:
+        assert writer.messages is True
+        writer.append(inserts(ORDERS, [3], commit_lsn=16, ordinal=4, committed=24))
+        writer.sync()
+        writer.count_messages(False)
+    with Writer.open(path, IDENTITY) as writer:
+        assert writer.messages is False
+
+
+def test_a_message_of_no_transaction_comes_before_one_that_commits_at_its_end(path: Path) -> None:
+    alone = made_message("x", position=Position(16, 0), transactional=False)
+    with Writer.open(path, IDENTITY) as writer:
+        writer.append(inserts(ORDERS, [1], commit_lsn=8, committed=12))
+        writer.append(batch_of([alone], committed=16))
+        writer.sync()
+        whole = [writer.tail.whole]
+        with pytest.raises(JournalError, match="positions must increase"):
+            writer.append(batch_of([alone], committed=16))
+        writer.append(inserts(ORDERS, [2], commit_lsn=16, committed=0))
+        writer.sync()
+        assert [*whole, writer.tail.whole] == [True, False]
+    assert [str(c.position) for b in read_all(path) for c in b.changes()] == ["0/8:1", "0/10:0", "0/10:1"]
+    assert not list(verify(path))
 
 
 def test_a_batch_that_lacks_rows_is_refused(path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from cdcflow.model import TRUNCATE_CASCADE, UNCHANGED, Batch, Column, Op, Position, concat
 from cdcflow.sink.event import encode, event, events, timestamp
-from cdcflow.testing.batches import Made, Row, batch_of, make_batch, make_relation
+from cdcflow.testing.batches import Made, Row, batch_of, made_message, make_batch, make_relation
 
 INT4, NUMERIC, JSON, INT4_ARRAY = 23, 1700, 114, 1007
 ORDERS = make_relation("orders", [Column("id", INT4, key=True), "status", "body"])
@@ -160,6 +160,35 @@ def test_a_run_without_changes_has_no_events() -> None:
 )
 def test_times_have_six_digits_and_are_utc(microseconds: int, text: str) -> None:
     assert timestamp(microseconds) == text
+
+
+def test_a_message_has_what_was_emitted_and_neither_table_nor_row() -> None:
+    text = made_message("orders.paid", b'{"id": 42}', position=Position(0x16_B374D848, 7))
+    raw = made_message("beat", b"\xff\0", position=Position(0x16_B374D900, 0), transactional=False)
+    row = Made(ORDERS, Op.INSERT, {"id": "1"}, position=Position(0x16_B374D900, 1))
+    first, second, third = plain(batch_of([text, raw, row]))
+    assert first == {
+        "id": "16/B374D848:7",
+        "op": "message",
+        "prefix": "orders.paid",
+        "content": '{"id": 42}',
+        "transactional": True,
+        "position": "16/B374D848:7",
+        "xid": 700,
+        "commit_time": "2026-01-01T00:00:00.000000Z",
+    }
+    assert second == {
+        "id": "16/B374D900:0",
+        "op": "message",
+        "prefix": "beat",
+        "content": None,
+        "bytes": "/wA=",
+        "transactional": False,
+        "position": "16/B374D900:0",
+        "xid": 0,
+        "commit_time": "2026-01-01T00:00:00.000000Z",
+    }
+    assert third["op"] == "insert"
 
 
 def test_a_null_that_is_a_json_document_is_told_from_no_value() -> None:

@@ -22,7 +22,7 @@ from cdcflow.sink import (
     SinkOptions,
     TransactionalSink,
 )
-from cdcflow.testing.batches import Made, Row, batch_of, make_batch, make_relation
+from cdcflow.testing.batches import Made, Row, batch_of, made_message, make_batch, make_relation
 from cdcflow.testing.conformance import SinkConformance
 from cdcflow_sinks.duckdb import DuckDBSettings, DuckDBSink, plugin
 
@@ -597,3 +597,30 @@ def test_queries_run_beside_writes(path: Path) -> None:
         assert (await sink.query("SELECT count(*) AS n FROM public.t")).to_pylist() == [{"n": 22}]
 
     filled(path, both)
+
+
+def test_messages_are_kept_one_by_one_and_once(path: Path) -> None:
+    orders = make_relation("orders", ["id"])
+    row = Made(orders, Op.INSERT, {"id": "1"}, position=Position(8, 1))
+    said = [
+        made_message("orders.paid", b"one", position=Position(8, 2)),
+        made_message("orders.paid", b"\xff", position=Position(16, 0), transactional=False),
+    ]
+    batch = batch_of([row, *said], base=10)
+
+    async def work(sink: DuckDBSink) -> None:
+        await sink.prepare([group.relation for group in batch.groups])
+        await sink.write(batch.slice(0, 2))
+        await sink.write(batch)  # again, and more
+        await sink.write(batch)
+
+    with_sink(path, work)
+    found = rows_of(path, 'SELECT * EXCLUDE (commit_time) FROM cdcflow.messages ORDER BY "offset"')
+    assert found == [
+        ("flow", 11, "0/8:2", "orders.paid", "one", None, True, 700),
+        ("flow", 12, "0/10:0", "orders.paid", None, b"\xff", False, 0),
+    ]
+    assert rows_of(path, "SELECT DISTINCT epoch_us(commit_time) FROM cdcflow.messages") == [
+        (1_767_225_600_000_000,)
+    ]
+    assert rows_of(path, "SELECT id FROM public.orders") == [("1",)]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdcflow.model import Batch, Change, Op, Position
-from cdcflow.testing.batches import Made, batch_of, make_relation
+from cdcflow.testing.batches import Made, batch_of, made_message, make_relation
 from cdcflow_sinks.webhook.order import Order, order
 
 ORDERS = make_relation("orders", ["id", "note"], oid=1)
@@ -44,6 +44,13 @@ def followers(*steps: Step) -> list[list[int]]:
 def test_changes_of_one_key_follow_each_other_and_others_do_not() -> None:
     steps = [("orders", "i", "1"), ("orders", "i", "2"), ("orders", "u", "1"), ("orders", "d", "1")]
     assert followers(*steps, ("others", "i", "1")) == [[2], [], [3], [], []]
+
+
+def test_messages_of_one_prefix_follow_each_other_and_hold_up_nobody_else() -> None:
+    steps = ["orders", "jobs", "orders", "jobs"]
+    said = [made_message(prefix, position=Position(8, n)) for n, prefix in enumerate(steps, 1)]
+    row = Made(ORDERS, Op.INSERT, {"id": "1"}, position=Position(8, 9))
+    assert order(batch_of([*said, row]).changes()).followers == [[2], [3], [], [], []]
 
 
 def test_a_changed_key_is_ordered_with_both_keys() -> None:

@@ -1,8 +1,8 @@
 from unittest import mock
 
-from cdcflow.model import Batch, Op, Position
+from cdcflow.model import Batch, Op, Position, PrefixPatterns
 from cdcflow.model.patterns import TablePatterns
-from cdcflow.testing.batches import Made, batch_of, make_relation
+from cdcflow.testing.batches import Made, batch_of, made_message, make_relation
 from cdcflow.testing.scripted import ids
 from cdcflow.transform import Select
 
@@ -45,3 +45,22 @@ def test_patterns_are_asked_once_per_generation() -> None:
         for _ in range(3):
             select(mixed())
     assert matches.call_count == 2
+
+
+def test_messages_are_chosen_by_their_prefix_and_by_no_pattern_of_tables() -> None:
+    row = Made(ORDERS, Op.INSERT, {"id": "1"}, position=Position(8, 1))
+    prefixes = ["orders.paid", "audit", "orders.sent"]
+    said = [made_message(prefix, position=Position(8, ordinal)) for ordinal, prefix in enumerate(prefixes, 2)]
+    batch = batch_of([row, *said], base=100)
+
+    def kept(tables: list[str], messages: list[str]) -> list[tuple[str, int]]:
+        found = Select(TablePatterns(tables), PrefixPatterns(messages))(batch)
+        assert (found.base, found.end, found.last) == (batch.base, batch.end, batch.last)
+        return [(change.op.word, change.offset) for change in found.changes()]
+
+    assert kept(["*.*"], []) == [("insert", 100)]
+    assert kept([], ["orders.*"]) == [("message", 101), ("message", 103)]
+    assert kept([], ["nobody"]) == []
+    assert kept(["orders"], ["audit"]) == [("insert", 100), ("message", 102)]
+    everything = Select(TablePatterns(["*.*"]), PrefixPatterns(["*"]))
+    assert everything(batch) is batch
