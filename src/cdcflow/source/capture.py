@@ -153,8 +153,8 @@ class Capture:
         try:
             self._stream(stream, Decoder(appender.tail.last), appender, timeout)
         finally:
-            self._layouts.close()
             stream.close()
+            self._layouts.close()
 
     def _durable_end(self) -> int:
         """Waits until what came before the connection broke is durable."""
