@@ -163,8 +163,8 @@ class Capture:
         try:
             self._stream(stream, Decoder(appender.tail.last, self._prefixes), appender, timeout, until)
         finally:
-            self._layouts.close()
             stream.close()
+            self._layouts.close()
 
     def _resume(self, connection: catalog.Connection) -> tuple[Writer, catalog.Slot, float | None]:
         """Opens the journal, and makes sure that this server carries it on. The slot, and the server's
