@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,11 @@ def assert_equal_to_source(
         assert not wrong, f"in batches of {at_once or 'any size'}: {wrong}"
 
 
-def generations(found: Sequence[Change]) -> dict[str, set[str]]:
-    """By table, the shapes that its changes came in."""
+def generations(found: Sequence[Change], *, layouts: bool = True) -> dict[str, set[str]]:
+    """By table, the shapes that its changes came in; without `layouts`, what pgoutput says of them alone:
+    a table whose files are other ones (TRUNCATE, a partition more) has another layout."""
     shapes: dict[str, set[str]] = {}
     for change in found:
-        shapes.setdefault(change.relation.qualified, set()).add(change.relation.fingerprint)
+        relation = change.relation if layouts else replace(change.relation, layout=None)
+        shapes.setdefault(relation.qualified, set()).add(relation.fingerprint)
     return shapes

@@ -180,7 +180,7 @@ def test_a_table_without_columns_is_captured_and_the_warehouse_says_why_it_canno
         ("delete", "bare", None, {}),
         ("truncate", "hollow", None, None),
     ]
-    assert {len(shapes) for shapes in generations(found).values()} == {1}
+    assert {len(shapes) for shapes in generations(found, layouts=False).values()} == {1}
     assert event(found[0])["new"] == {}
     with pytest.raises(Permanent, match="has no columns") as raised:
         replay(journal, tmp_path / "warehouse.duckdb")
