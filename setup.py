@@ -5,7 +5,6 @@ there and goes on without it when not, `yes` makes its absence an error, `no` ne
 """
 
 import os
-from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 
@@ -39,7 +38,6 @@ def mapped(prefix: str, folder: str) -> list[str]:
     return [prefix, *(f"{prefix}.{name}" for name in below)]
 
 
-Path("build").mkdir(exist_ok=True)
 setup(
     packages=[*find_packages("src"), *mapped("cdcflow_sinks", "sinks"), "cdcflow.sql"],
     package_dir={"": "src", "cdcflow_sinks": "sinks", "cdcflow.sql": "sql"},
