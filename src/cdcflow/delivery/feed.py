@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from cdcflow.journal import Reader
 from cdcflow.model import ORIGIN, Batch, Position, join
 from cdcflow.sink import Batching
-from cdcflow.transform import Step
+from cdcflow.transform import Pass
 
 #: How long a run of changes that are all dropped may wait before it moves the checkpoint. Once a second
 #: costs nothing; for each of them it would be an fsync per transaction of tables that the flow ignores.
@@ -62,7 +62,7 @@ def position_at(batch: Batch, index: int) -> Position | None:
     return None
 
 
-def pieces(frame: Batch, step: Step, limits: Batching) -> Iterator[Piece]:
+def pieces(frame: Batch, step: Pass, limits: Batching) -> Iterator[Piece]:
     """A frame as the flow sees it, in parts that stay within the limits (but of one change at least)."""
     times = [group.meta("commit_time")[0].as_py() for group in frame.groups if len(group)]
     oldest = min(times, default=None)
@@ -87,7 +87,7 @@ class Feed:
     `reader` is the feed's own from then on, and closed with it.
     """
 
-    def __init__(self, reader: Reader, offset: int, step: Step, limits: Batching) -> None:
+    def __init__(self, reader: Reader, offset: int, step: Pass, limits: Batching) -> None:
         self._reader = reader
         self._next = offset
         self._step = step
