@@ -31,7 +31,12 @@ class Document:
     """One file. `data` holds its values resolved, `written` what the file says at each way."""
 
     def __init__(
-        self, file: Path, base: Path, data: Any, written: Mapping[Way, Any], lines: Mapping[Way, int],
+        self,
+        file: Path,
+        base: Path,
+        data: Any,
+        written: Mapping[Way, Any],
+        lines: Mapping[Way, int],
         blocks: frozenset[Way] = frozenset(),
     ) -> None:
         self.file = file

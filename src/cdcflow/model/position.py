@@ -47,7 +47,11 @@ ORIGIN = Position(0, 0)
 
 def format_ordinal(ordinal: int) -> str:
     """`7`, or `7+1` for the second part of change 7."""
-    return str(ordinal) if ordinal < 1 << PART_SHIFT else f"{ordinal & (1 << PART_SHIFT) - 1}+{ordinal >> PART_SHIFT}"
+    return (
+        str(ordinal)
+        if ordinal < 1 << PART_SHIFT
+        else f"{ordinal & (1 << PART_SHIFT) - 1}+{ordinal >> PART_SHIFT}"
+    )
 
 
 def format_lsn(lsn: int) -> str:

@@ -1,4 +1,4 @@
-"""What happens to a batch between the journal and the sink: which tables a flow takes, and its chain of steps."""
+"""What happens to a batch between journal and sink: which tables a flow takes, and its chain of steps."""
 
 from collections.abc import Callable
 

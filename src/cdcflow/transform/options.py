@@ -49,5 +49,7 @@ def unique(names: Iterable[str], way: Way = ()) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise StepError(f"there would be two columns {name!r}", hint="give one of them another name", way=way)
+            raise StepError(
+                f"there would be two columns {name!r}", hint="give one of them another name", way=way
+            )
         seen.add(name)

@@ -128,7 +128,7 @@ def new_columns(group: Group) -> list[pa.Array]:
 
 
 def reshaped(group: Group, relation: Relation, sources: Sequence[int]) -> Group:
-    """The columns of `sources`, in that order, as those of `relation`. Its key columns are key columns now."""
+    """The columns of `sources`, in that order, as those of `relation`; its key columns were key columns."""
     data = group.data
     columns = [data.column(i) for i in range(_META)] + [data.column(_META + i) for i in sources]
     came = has_old(group)

@@ -34,9 +34,7 @@ class _Key:
                 f"{relation.qualified} REPLICA IDENTITY FULL at the source",
             )
         if wanted:
-            columns = [
-                Made(replace(column, key=i in wanted), i) for i, column in enumerate(relation.columns)
-            ]
+            columns = [Made(replace(column, key=i in wanted), i) for i, column in enumerate(relation.columns)]
             output = replace(derived(relation, columns), replica_identity="i")
         else:
             output = unkeyed(relation)
@@ -69,6 +67,6 @@ Says which columns identify a row from here on. Mostly for tables under REPLICA 
 carry whole old rows and no key: steps before this one see the whole old row, and the sink gets a table with a
 key. cdcflow takes your word that no two rows have the same one.
 
-`key: none` says that nothing identifies a row: for streams of events. The warehouse then takes inserts only.""",
+`key: none` says that nothing identifies a row; for events. A warehouse then takes inserts only.""",
     example="- key: [id]",
 )

@@ -82,7 +82,7 @@ class _Mask:
             column = relation.columns[place]
             if column.key and not relation.full and masked.rule.method not in ("sha256", "sha256_unkeyed"):
                 raise StepError(
-                    f"{name!r} is part of the key, and {masked.rule.method} makes different rows look the same",
+                    f"{name!r} is part of the key, and {masked.rule.method} makes different rows look alike",
                     hint="mask it with sha256",
                     way=(name,),
                 )
@@ -118,8 +118,8 @@ def _made(name: str, rule: Rule, context: StepContext) -> _Masked:
         if secret is None:
             raise StepError(
                 f"{rule.method} needs a secret key, and there is none",
-                hint="write `mask: {key: ${MASK_KEY}}` into cdcflow.yaml (or a `key` here); to hash without one,"
-                " so that anybody can find values by trying, write sha256_unkeyed",
+                hint="write `mask: {key: ${MASK_KEY}}` into cdcflow.yaml (or a `key` here); to hash without"
+                " one, so that anybody can find values by trying, write sha256_unkeyed",
                 way=(name,),
             )
         key = secret.get_secret_value().encode()
@@ -212,8 +212,8 @@ class _Remembering:
 METHODS: Mapping[str, str] = {
     "sha256": "HMAC-SHA256 with the key, as 64 hex digits",
     "sha256_unkeyed": "SHA-256 without a key: the same everywhere, and anybody can find a value by trying",
-    "tokenise": "a text of the same form (digits for digits, letters for letters), always the same by the key;"
-    " different values may get the same one",
+    "tokenise": "a text of the same form (digits for digits, letters for letters), always the same by"
+    " the key; different values may get the same one",
     "partial": "stars but for `first` characters (0) and `last` characters (4)",
     "redact": "`text` (`***`) instead",
     "null": "NULL instead",
