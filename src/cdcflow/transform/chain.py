@@ -41,8 +41,8 @@ class Link:
 
 @dataclass(frozen=True)
 class Stage:
-    """What was there after a step: the batch, and which changes of the one before are not in it any more, with
-    the reason: `dropped` on purpose, `refused` for good. The first stage, without a step, is what came."""
+    """What was there after a step: the batch, and which changes of the one before are not in it any more, and
+    why: `dropped` on purpose, `refused` for good. The first stage, without a step, is what came."""
 
     link: Link | None
     batch: Batch
