@@ -26,4 +26,5 @@ plugin = SinkPlugin(
     # disk), so batches are large; the bytes bound the worker's memory.
     batching=Batching(max_changes=50_000, max_bytes=16 << 20),
     exclusive=lambda settings: str(settings.path.resolve()),
+    marked=True,
 )

@@ -24,9 +24,7 @@ def requests(tmp_path: Path) -> Requests:
 
 
 @contextmanager
-def backfilling(
-    postgres: Database, tmp_path: Path, requests: Requests, **changed: Any
-) -> Iterator[Running]:
+def backfilling(postgres: Database, tmp_path: Path, requests: Requests, **changed: Any) -> Iterator[Running]:
     with capturing(postgres, tmp_path / "journal", backfills=requests.folder, **changed) as running:
         yield running
 

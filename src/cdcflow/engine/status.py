@@ -108,7 +108,7 @@ def capture_document(config: Config, figures: dict[str, Any], state: str, child:
         "wal_status": None,
         "safe_wal_size": None,
         "findings": [],
-        **figures,
+        **{key: value for key, value in figures.items() if key != "backfills"},
         "state": state,
         "restarts": child.restarts,
         "pid": child.pid,

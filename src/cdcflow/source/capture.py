@@ -467,6 +467,7 @@ class Capture:
         online = self._online
         if online is None:
             return
+        online.check()
         if appender.idle:
             online.settled()
             if online.outdated and self._writer is not None:

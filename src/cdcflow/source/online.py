@@ -237,6 +237,7 @@ class Online:
         self._threads: list[threading.Thread] = []
         #: Somebody paused, or let go on, what is under way: the session's plans must be made anew.
         self.outdated = False
+        self._defect: Exception | None = None
         #: Why requests cannot be looked at.
         self.trouble: str | None = None
         self._adopt()
@@ -465,7 +466,19 @@ class Online:
 
     # The coordinating thread.
 
+    def check(self) -> None:
+        """Raises what has ended a thread of it: a defect of ours."""
+        if self._defect is not None:
+            raise self._defect
+
     def _coordinate(self) -> None:
+        try:
+            self._follow_requests()
+        except Exception as error:  # noqa: BLE001 - handed over to capture's thread, which raises it
+            self._defect = error
+            self._wake()
+
+    def _follow_requests(self) -> None:
         while not self._stopping:
             try:
                 self._look()
@@ -566,11 +579,15 @@ class Online:
         with self._lock:
             self._tasks[(request.name, table)] = task
 
-    def _execute(self, query: str, given: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+    def _connected(self) -> psycopg.Connection[Any]:
         if self._connection is None:
             self._connection = connect(self._dsn, purpose="backfill plan")
-        with answering(self._connection.fileno()):
-            return self._connection.execute(query, given).fetchall()
+        return self._connection
+
+    def _execute(self, query: str, given: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+        connection = self._connected()
+        with answering(connection.fileno()):
+            return connection.execute(query, given).fetchall()
 
     def _conclude(self, task: Task) -> None:
         """Writes down how a table's backfill ended, once that is durable in the journal."""
@@ -664,9 +681,9 @@ class Online:
                 self._fail(task, f"there is no table {task.table}")
                 return None
             [[oid]] = rows
-        assert self._connection is not None
-        with answering(self._connection.fileno()):
-            found = published_tables(self._connection, self._publication, 0, only=[oid])
+        connection = self._connected()
+        with answering(connection.fileno()):
+            found = published_tables(connection, self._publication, 0, only=[oid])
         if not found:
             self._fail(
                 task,
@@ -786,6 +803,13 @@ class Online:
     # The readers' threads.
 
     def _read(self, reader: int) -> None:
+        try:
+            self._read_on(reader)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._defect = error
+            self._wake()
+
+    def _read_on(self, reader: int) -> None:
         process: _Process | None = None
         try:
             while True:
