@@ -243,6 +243,8 @@ class _Flows:
                 document.file,
                 place.line,
                 settings.messages,
+                settings.on_reject or ("supersede" if sink.plugin.writes == "states" else "park"),
+                settings.dead_letters,
             )
 
     def _check_sink(self, document: Document, way: Way, name: object) -> None:

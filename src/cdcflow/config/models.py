@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -137,6 +137,15 @@ class EngineSettings(Settings):
     processes: Annotated[int, Field(ge=1)] | None = None
 
 
+class LetterLimits(Settings):
+    """`dead_letters:` of a flow. Beyond these, refused changes become no dead letters: the flow stops."""
+
+    #: Most letters that the flow keeps, parked ones among them.
+    limit: Annotated[int, Field(ge=1)] = 1_000
+    #: Largest part of its latest changes, from 0 to 1.
+    share: Annotated[float, Field(gt=0, le=1)] = 0.2
+
+
 class FlowSettings(Settings):
     """A flow as it is written, before its sink is known."""
 
@@ -146,6 +155,10 @@ class FlowSettings(Settings):
     to: str
     options: Annotated[dict[str, object], Field(alias="with", default_factory=dict)]
     start: Literal["earliest", "latest"] = "earliest"
+    #: What becomes of later changes of a key of which one was refused. None: as the sink writes states or
+    #: events.
+    on_reject: Literal["park", "supersede", "stop"] | None = None
+    dead_letters: LetterLimits = LetterLimits()
 
 
 @dataclass(frozen=True)
@@ -182,6 +195,8 @@ class Flow:
     line: int
     #: Prefix patterns of logical messages.
     messages: tuple[str, ...] = ()
+    on_reject: Literal["park", "supersede", "stop"] = "park"
+    dead_letters: LetterLimits = field(default_factory=LetterLimits)
 
     @property
     def sources(self) -> tuple[str, ...]:
