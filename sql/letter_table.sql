@@ -1,5 +1,6 @@
 -- SQLite. Changes that a flow's sink refused for good (`dead`), and those that wait behind one of them
--- (`parked`). `payload` is the change as the journal had it.
+-- (`parked`). `payload` is the change as the journal had it; `road` the table that the flow's transforms made
+-- of `relation`, whose `lanes` it stands on.
 CREATE TABLE IF NOT EXISTS letter (
     number         INTEGER PRIMARY KEY AUTOINCREMENT,
     flow           TEXT NOT NULL,
@@ -17,6 +18,7 @@ CREATE TABLE IF NOT EXISTS letter (
     first          REAL NOT NULL,
     latest         REAL NOT NULL,
     newer          TEXT,
+    road           TEXT NOT NULL,
     lanes          BLOB NOT NULL,
     payload        BLOB NOT NULL,
     UNIQUE (flow, journal_offset)

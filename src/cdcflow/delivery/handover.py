@@ -119,9 +119,8 @@ class Handover:
         self._written.clear()
         self._aside.clear()
 
-    async def deliver(self, sink: Writer, batch: Batch, reader: Reader, refused: Mapping[int, str]) -> None:
-        """Returns when every change of the batch has its end. `refused` are changes (by index) that the
-        flow's own transforms refuse; they are not among those of the batch.
+    async def deliver(self, sink: Writer, batch: Batch, reader: Reader) -> None:
+        """Returns when every change of the batch has its end, those among them that a transform has refused.
 
         Raises what the sink does when the rest has to wait.
         """
@@ -130,8 +129,8 @@ class Handover:
             aside = {offset for offset in self._aside if batch.base <= offset < batch.end}
             self._work = _Work(batch, left, batch.base, aside)
         work = self._work
-        if refused:
-            own = {batch.base + index: (reason, "") for index, reason in refused.items()}
+        if batch.refused:
+            own = {batch.base + index: (reason, "") for index, reason in batch.refused.items()}
             await self._refuse(work, {o: r for o, r in own.items() if o not in work.aside}, reader)
         await self._park(work, reader)
         while work.reached < batch.end:
@@ -143,7 +142,7 @@ class Handover:
             else:
                 work.reached = part.end
         await self._settle(work)
-        self._watch.handled(len(batch), work.refused)
+        self._watch.handled(len(batch) + len(batch.refused), work.refused)
         self._work = None
         if self._written or self._aside:
             self._written = {offset for offset in self._written if offset >= batch.end}
@@ -223,22 +222,22 @@ class Handover:
             raise Rejected({offset - work.batch.base: reason for offset, (reason, _) in refused.items()})
         new = [offset for offset in refused if offset not in self._offsets()]
         kept = len(self.placed) + len(new) if new else 0
-        why = self._watch.too_many(len(work.batch), work.refused + len(refused), kept)
+        seen = len(work.batch) + len(work.batch.refused)
+        why = self._watch.too_many(seen, work.refused + len(refused), kept)
         if why:
             raise TooManyRefused(
                 f"{why}, the first because: {first}",
                 hint="nothing became a dead letter; mend the cause, then `cdcflow flow retry`",
             )
         own = chosen(work.batch, [offset - work.batch.base for offset in refused])
-        known = {change.offset: lanes(change) for change in own.changes()}
+        known = {change.offset: change for change in own.changes()}
         raw = await asyncio.to_thread(from_journal, reader, refused)
         arrivals = []
         for offset, (reason, answer) in refused.items():
-            on = known.get(offset)
-            if on is None:
-                [change] = raw[offset].changes()
-                on = lanes(change)
-            arrivals.append(Arrival(raw[offset], on, "dead", reason, answer))
+            # What a transform refuses has no other form than the journal's.
+            change = known.get(offset) or next(iter(raw[offset].changes()))
+            road = change.relation.qualified
+            arrivals.append(Arrival(raw[offset], road, lanes(change), "dead", reason, answer))
         await self._keep(work, arrivals)
         work.refused += len(refused)
 
@@ -246,14 +245,14 @@ class Handover:
         """Puts aside what has to wait behind a letter, with `park`."""
         if self.terms.on_reject != "park" or not self.standing:
             return
-        waiting: dict[int, tuple[Lane, ...]] = {}
+        waiting: dict[int, tuple[str, tuple[Lane, ...]]] = {}
         ahead = Standing()
         for change in _of_tables(work.left, self.standing.tables()):
             if change.offset < work.reached:
                 continue
             on, table = lanes(change), change.relation.qualified
             if self.standing.before(table, on, change.offset) or ahead.before(table, on, change.offset):
-                waiting[change.offset] = on
+                waiting[change.offset] = table, on
                 ahead.add(table, on, change.offset)
         if not waiting:
             return
@@ -265,7 +264,8 @@ class Handover:
                 hint="deliver or discard the dead letters: `cdcflow deadletters list`",
             )
         raw = await asyncio.to_thread(from_journal, reader, waiting)
-        await self._keep(work, [Arrival(raw[offset], on, "parked") for offset, on in waiting.items()])
+        arrivals = [Arrival(raw[offset], *where, "parked") for offset, where in waiting.items()]
+        await self._keep(work, arrivals)
 
     async def _keep(self, work: _Work, arrivals: list[Arrival]) -> None:
         assert self._letters is not None
@@ -316,7 +316,7 @@ class Handover:
         self.drop([self.placed[one.number] for one in found if one.number in self.placed])
         for placed in found:
             self.placed[placed.number] = placed
-            self.standing.add(placed.relation, placed.lanes, placed.offset)
+            self.standing.add(placed.road, placed.lanes, placed.offset)
             self.dead += placed.state == "dead"
             self.parked += placed.state == "parked"
 
@@ -325,7 +325,7 @@ class Handover:
         self.loosened = True
         for placed in gone:
             del self.placed[placed.number]
-            self.standing.remove(placed.relation, placed.lanes, placed.offset)
+            self.standing.remove(placed.road, placed.lanes, placed.offset)
             self.dead -= placed.state == "dead"
             self.parked -= placed.state == "parked"
 

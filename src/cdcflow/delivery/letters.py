@@ -56,9 +56,11 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A change that is to be kept: `change` as the journal has it, and the lanes it stands on."""
+    """A change that is to be kept: `change` as the journal has it, and the lanes that it stands on, of which
+    table (`road`), as the flow's transforms left it."""
 
     change: Batch
+    road: str
     lanes: tuple[Lane, ...]
     state: State
     reason: str = ""
@@ -72,7 +74,7 @@ class Placed:
     number: int
     offset: int
     state: State
-    relation: str
+    road: str
     lanes: tuple[Lane, ...]
     newer: bool
 
@@ -112,7 +114,7 @@ class LetterStore:
         return self._placed(flow, None)
 
     def _placed(self, flow: str, offsets: Sequence[int] | None) -> list[Placed]:
-        columns = "SELECT number, journal_offset, state, relation, lanes, newer FROM letter WHERE flow = ?"
+        columns = "SELECT number, journal_offset, state, road, lanes, newer FROM letter WHERE flow = ?"
         if offsets is None:
             rows = self._db.all(f"{columns} ORDER BY journal_offset", flow)
         else:
@@ -122,8 +124,8 @@ class LetterStore:
                 marks = ", ".join("?" * len(part))
                 rows += self._db.all(f"{columns} AND journal_offset IN ({marks})", flow, *part)
         return [
-            Placed(number, offset, state, relation, _split(lanes), newer is not None)
-            for number, offset, state, relation, lanes, newer in rows
+            Placed(number, offset, state, road, _split(lanes), newer is not None)
+            for number, offset, state, road, lanes, newer in rows
         ]
 
     def select(self, which: Selection, most: int = -1) -> list[Letter]:
@@ -228,6 +230,7 @@ def _values(flow: str, arrival: Arrival, revision: str, now: float) -> tuple[Any
         1 if arrival.state == "dead" else 0,
         revision,
         now,
+        arrival.road,
         b"".join(arrival.lanes),
         pack(arrival.change),
     )

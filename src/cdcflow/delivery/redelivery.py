@@ -43,8 +43,8 @@ class Job:
     found: list[Outcome] = field(default_factory=list)
 
 
-#: Takes a change as the journal has it through the flow's transforms. What they refuse comes with the reason.
-Step = Callable[[Batch], tuple[Batch, str]]
+#: Takes a change as the journal has it through the flow's transforms, as they are now.
+Step = Callable[[Batch], Batch]
 
 
 class Redelivery:
@@ -111,7 +111,7 @@ class Redelivery:
     def _behind(self, placed: Placed) -> bool:
         """Whether another letter stands before it, where that counts."""
         parking = self._handover.terms.on_reject == "park"
-        return parking and self._handover.standing.before(placed.relation, placed.lanes, placed.offset)
+        return parking and self._handover.standing.before(placed.road, placed.lanes, placed.offset)
 
     def _free(self) -> list[Placed]:
         """Parked letters with nothing in front of them: what stood there was delivered or discarded."""
@@ -138,8 +138,9 @@ class Redelivery:
             if payload is None:
                 found.append(Outcome(one.number, "unknown"))
                 continue
-            kept, reason = await asyncio.to_thread(self._step, unpack(payload))
-            if reason:
+            kept = await asyncio.to_thread(self._step, unpack(payload))
+            if kept.refused:
+                reason = next(iter(kept.refused.values()))
                 found += await self._refused([(one, reason, "")])
             elif not len(kept):
                 found.append(Outcome(one.number, "dropped"))

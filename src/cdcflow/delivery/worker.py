@@ -44,7 +44,7 @@ from cdcflow.sink import (
     TransactionalSink,
 )
 from cdcflow.sink.settings import secret_files
-from cdcflow.transform import Select
+from cdcflow.transform import Chain, Select
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class FlowPlan:
     on_reject: OnReject = "stop"
     limits: Limits = field(default_factory=Limits)
     revision: str = ""
+    chain: Chain = field(default_factory=Chain)
 
 
 class _Stop(Exception):
@@ -120,9 +121,7 @@ class FlowWorker:
         breaker = (breakers or Breakers()).of(plan.connection)
         self._handover = Handover(plan.name, terms, letters, breaker, self._stop.is_set)
         self._redelivery = (
-            None
-            if letters is None
-            else Redelivery(self._handover, letters, lambda batch: (self._select(batch), ""))
+            None if letters is None else Redelivery(self._handover, letters, self._transform_letter)
         )
         self._secrets: Look = {}
         self._failure: Exception | None = None
@@ -143,11 +142,13 @@ class FlowWorker:
         finally:
             if self._reader is not None:
                 self._reader.close()
+            await asyncio.to_thread(self.plan.chain.close)
 
     def stop(self) -> None:
         """Ends `run` as soon as the write in flight is done."""
         self._stop.set()
         self._handover.breaker.wake()
+        self.plan.chain.interrupt()
         if self._feed is not None:
             self._feed.stop()
 
@@ -272,7 +273,8 @@ class FlowWorker:
             await self._handover.load()
             self._healed()
             log.info("flow %s delivers from offset %d", self.plan.name, offset)
-            async with Feed(Reader(self._journal), offset, self._select, self.plan.plugin.batching) as feed:
+            limits, window = self.plan.plugin.batching, self.plan.chain.window
+            async with Feed(Reader(self._journal), offset, self._transform, limits, window) as feed:
                 self._feed = feed
                 await self._deliver(sink, feed)
         finally:
@@ -280,6 +282,12 @@ class FlowWorker:
             if self._redelivery is not None:
                 self._redelivery.fail(CdcflowError(f"flow {self.plan.name!r} has stopped meanwhile"))
             await self._close(sink)
+
+    def _transform(self, batch: Batch) -> Batch:
+        return self.plan.chain(self._select(batch))
+
+    def _transform_letter(self, change: Batch) -> Batch:
+        return self.plan.chain.finish(self._transform(change))
 
     def _folder(self) -> Path:
         """The sink's own directory for this flow."""
@@ -322,10 +330,12 @@ class FlowWorker:
                 continue
             self._writing = batch
             try:
+                if self.plan.chain.gathers:
+                    batch = await self._persist(self._finish, batch)
                 if schema_sink is not None:
                     await self._persist(self._prepare, schema_sink, batch)
                 # A batch without changes tells a transactional sink nothing but its new checkpoint.
-                if len(batch) or keeps_checkpoint:
+                if len(batch) or keeps_checkpoint or batch.refused:
                     await self._persist(self._hand_over, sink, batch)
                 if not keeps_checkpoint:
                     await self._persist(self._save, batch)
@@ -337,6 +347,9 @@ class FlowWorker:
                 self._batches += 1
                 self._last_delivery = time.time()
 
+    async def _finish(self, batch: Batch) -> Batch:
+        return await asyncio.to_thread(self.plan.chain.finish, batch)
+
     async def _prepare(self, sink: SchemaSink, batch: Batch) -> None:
         """Tells the sink of generations that it has not seen, before the first of their rows."""
         fresh = {g.relation.fingerprint: g.relation for g in batch.groups}
@@ -347,7 +360,7 @@ class FlowWorker:
 
     async def _hand_over(self, sink: Sink, batch: Batch) -> None:
         assert self._reader is not None
-        await self._unless_stopping(self._handover.deliver(sink, batch, self._reader, {}))
+        await self._unless_stopping(self._handover.deliver(sink, batch, self._reader))
 
     async def _redeliver(self, sink: Sink) -> None:
         assert self._redelivery is not None

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from cdcflow.config import Config
+from cdcflow.config import Config, make_chain
 from cdcflow.delivery import Breakers, CheckpointStore, FlowPlan, FlowWorker, LetterStore, Limits
 from cdcflow.engine.control import ControlServer, ipc_bytes
 from cdcflow.engine.places import Lock, Places
@@ -138,6 +138,7 @@ class Delivering:
             options=flow.options,
             start=flow.start,
             messages=PrefixPatterns(flow.messages),
+            chain=make_chain(flow, base=self._config.base, mask_key=self._config.mask_key),
             budget=self._places.budget(entry.connection),
             connection=entry.connection,
             on_reject=flow.on_reject,

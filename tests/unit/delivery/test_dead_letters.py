@@ -1,4 +1,5 @@
-"""What becomes of changes that a sink refuses for good: a worker on a real journal and a real state database."""
+"""What becomes of changes that a sink refuses for good: a worker on a real journal and a real state
+database."""
 
 import asyncio
 import random
