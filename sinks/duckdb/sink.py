@@ -230,13 +230,14 @@ class DuckDBSink:
                 for row, reason in apply(self._connection, target, group, seen).items():
                     if not of_it:  # else the row comes whole later
                         refused[start + index[row].as_py()] = reason
+            if refused:
+                # Nothing is stored: they are to be kept elsewhere before the checkpoint moves past them.
+                raise Rejected(refused)
             self._end_backfills(backfills, marked)
             self._stored().store(batch.end, str(batch.last))
         self._end = batch.end
         if changed:
             self._settle()
-        if refused:
-            raise Rejected(refused)
 
     def _end_backfills(self, backfills: Backfills, marked: Sequence[Mark]) -> None:
         """What the marks of a batch mean behind its rows."""
