@@ -93,6 +93,8 @@ def flow_document(flow: Flow, config: Config, report: FlowReport, child: Child) 
         "retries": report.retries,
         "restarts": child.restarts,
         "last_delivery": report.last_delivery,
+        "dead": report.dead,
+        "parked": report.parked,
         "pid": child.pid,
     }
 
