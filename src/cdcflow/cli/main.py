@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from cdcflow.cli import (
     backfill,
     check,
+    deadletters,
     demo,
     flows,
     init,
@@ -99,6 +100,7 @@ app.command("status")(status.status)
 app.command("tail")(tail.tail)
 app.command("query")(query.query)
 app.add_typer(flows.app, name="flow")
+app.add_typer(deadletters.app, name="deadletters")
 app.add_typer(journal.app, name="journal")
 app.add_typer(backfill.app, name="backfill")
 app.command("teardown")(setup.teardown)
