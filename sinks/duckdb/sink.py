@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 
 class DuckDBSink:
-    """Implements Sink, PositionedSink, SchemaSink, QuerySink, Probe and Judges.
+    """Implements Sink, PositionedSink, SchemaSink, QuerySink, Probe, Judges and Claims.
 
     DuckDB blocks while it works, so every call of it runs in a thread of the sink's own; queries run in
     others, beside it.
