@@ -685,10 +685,15 @@ class Online:
         with answering(connection.fileno()):
             found = published_tables(connection, self._publication, 0, only=[oid])
         if not found:
+            gone = not self._execute("SELECT FROM pg_class WHERE oid = %s", (oid,))
             self._fail(
                 task,
-                f"the table {task.table} was dropped, or left the publication {self._publication}",
-                "run `cdcflow setup` where it should be; then `cdcflow backfill resume`, or `cancel`",
+                f"the table {task.table} was dropped"
+                if gone
+                else f"the table {task.table} is not in the publication {self._publication} any more",
+                "`cdcflow backfill cancel` ends it"
+                if gone
+                else "run `cdcflow setup`, then `cdcflow backfill resume`",
             )
             return None
         table = found[0]
