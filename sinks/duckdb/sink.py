@@ -19,6 +19,7 @@ from cdcflow_sinks.duckdb.apply import apply, generations
 from cdcflow_sinks.duckdb.failures import FATAL, translated
 from cdcflow_sinks.duckdb.judging import judge
 from cdcflow_sinks.duckdb.messages import append
+from cdcflow_sinks.duckdb.moving import move
 from cdcflow_sinks.duckdb.probe import probe
 from cdcflow_sinks.duckdb.query import run_query
 from cdcflow_sinks.duckdb.relations import Relations
@@ -29,7 +30,7 @@ Result = TypeVar("Result")
 
 
 class DuckDBSink:
-    """Implements Sink, PositionedSink, SchemaSink, QuerySink, Probe and Judges.
+    """Implements Sink, PositionedSink, RewindableSink, SchemaSink, QuerySink, Probe and Judges.
 
     DuckDB blocks while it works, so every call of it runs in a thread of the sink's own; queries run in
     others, beside it.
@@ -64,6 +65,9 @@ class DuckDBSink:
 
     async def position(self) -> Position | None:
         return await self._run(lambda: self._stored().position())
+
+    async def move(self, offset: int, position: Position, *, whole: bool) -> None:
+        await self._run(lambda: self._move(offset, position, whole=whole))
 
     async def prepare(self, relations: Sequence[Relation]) -> None:
         await self._run(lambda: self._prepare(relations))
@@ -120,6 +124,13 @@ class DuckDBSink:
             raise Permanent("the sink is not open")
         return self._checkpoints
 
+    def _move(self, offset: int, position: Position, *, whole: bool) -> None:
+        self._end = None
+        self._targets.clear()
+        with self._file.writing, self._transaction():
+            move(self._connection, self._database, self._flow, self._stored(), offset, position, whole=whole)
+        self._settle()
+
     def _settle(self) -> None:
         """DDL goes to the file at once: replaying it from DuckDB's own log has failed (duckdb#19712)."""
         try:
@@ -164,6 +175,7 @@ class DuckDBSink:
         target, changed = bind(
             self._connection, self._database, relation, self._settings, lsn=lsn, emptied=emptied
         )
+        Relations(self._connection, self._database).claim(relation.oid, self._flow)
         # Whatever table this one was before, or this name had before.
         self._targets = {name: t for name, t in self._targets.items() if t.relation.oid != relation.oid}
         self._targets[target.table] = target

@@ -21,7 +21,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import orjson
@@ -125,6 +125,40 @@ class FlowFiles:
             self._roll_back()
             raise failure(error, self._directory) from error
 
+    def move(self, offset: int) -> None:
+        """Makes `offset` the checkpoint: lines from there on are cut off. Before any `append`.
+
+        The newest go first and the record goes last, so that a crash leaves the files of some checkpoint in
+        between.
+        """
+        try:
+            if self._growing is not None:
+                os.close(self._growing.fd)
+                self._growing = None
+            for path in sorted(self._own_files(), reverse=True):
+                size, last = _whole_lines(path, 0, below=offset)
+                if size < path.stat().st_size:
+                    # What the record says of this file must not be more than will be left of it.
+                    self._put_record(_Record(offset, path.name if size else "", size))
+                    os.truncate(path, size)
+                if size == 0:
+                    path.unlink()
+                    _sync_directory(self._directory)
+                    continue
+                fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+                os.fsync(fd)
+                window = int(path.stat().st_mtime // self._rotate.age)
+                self._growing = _Growing(path, fd, size, size, window)
+                break
+            else:
+                last = -1
+            self._next = self._durable_next = last + 1
+            kept = self._growing
+            self._put_record(_Record(offset, kept.path.name if kept else "", kept.size if kept else 0))
+            self.checkpoint = offset
+        except OSError as error:
+            raise failure(error, self._directory) from error
+
     def close(self) -> None:
         """Closes what is open and gives the lock back; lines that were not committed are cut off."""
         if self._growing is not None and self._growing.size > self._growing.durable:
@@ -177,9 +211,12 @@ class FlowFiles:
     def _write_record(self, end: int) -> None:
         growing = self._growing
         name, size = (growing.path.name, growing.durable) if growing is not None else ("", 0)
-        record = orjson.dumps({"end": end, "file": name, "bytes": size})
-        os.pwrite(self._record_fd, record.ljust(RECORD - 1) + b"\n", 0)
-        if end != self._durable_next:
+        self._put_record(_Record(end, name, size), sync=end != self._durable_next)
+
+    def _put_record(self, record: _Record, *, sync: bool = True) -> None:
+        text = orjson.dumps(asdict(record))
+        os.pwrite(self._record_fd, text.ljust(RECORD - 1) + b"\n", 0)
+        if sync:
             os.fdatasync(self._record_fd)
 
     def _roll_back(self) -> None:
@@ -244,14 +281,15 @@ class FlowFiles:
             return None
 
 
-def _whole_lines(path: Path, start: int) -> tuple[int, int]:
-    """From byte `start` on: where the whole lines end, and the offset of the last one (-1: there is none)."""
+def _whole_lines(path: Path, start: int, below: int | None = None) -> tuple[int, int]:
+    """From byte `start` on: where the whole lines end, or those of offsets below `below`, and the offset of
+    the last one (-1: there is none)."""
     last = -1
     with path.open("rb") as file:
         file.seek(start)
         for line in file:
             offset = _offset(line)
-            if offset is None or offset <= last:
+            if offset is None or offset <= last or (below is not None and offset >= below):
                 break
             start += len(line)
             last = offset

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
 from cdcflow.errors import Permanent
-from cdcflow.model import Batch
+from cdcflow.model import Batch, Position
 from cdcflow.sink import ExpectedTable, Finding, FlowContext, judge_events
 from cdcflow.sink.event import encode, events
 from cdcflow_sinks.jsonl.files import FlowFiles
@@ -19,7 +19,7 @@ Given = TypeVarTuple("Given")
 
 
 class JsonlSink:
-    """A `TransactionalSink` over `FlowFiles`. A line is the event (see `cdcflow.sink.event`) with the
+    """A `RewindableSink` over `FlowFiles`. A line is the event (see `cdcflow.sink.event`) with the
     journal's `offset` before its other fields.
 
     Encoding and writing happen in a thread of the sink's own, so that the worker's loop stays free. A
@@ -38,6 +38,10 @@ class JsonlSink:
 
     async def checkpoint(self) -> int | None:
         return self._files.checkpoint
+
+    async def move(self, offset: int, position: Position, *, whole: bool) -> None:
+        """Lines of changes that will come again are cut off: each is there once, whatever comes."""
+        await self._call(self._files.move, offset)
 
     async def write(self, batch: Batch) -> None:
         await self._call(self._write, batch)

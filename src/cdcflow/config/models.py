@@ -1,8 +1,9 @@
 """What a configuration is once read: checked values that never change, secrets that never show."""
 
+import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -170,9 +171,16 @@ class Flow:
     #: Where in the journal a flow without a checkpoint begins.
     start: Literal["earliest", "latest"]
     file: Path
-    line: int
+    line: int = field(compare=False)
     #: Prefix patterns of logical messages.
     messages: tuple[str, ...] = ()
+    #: What its file says of it, word for word.
+    text: str = ""
+
+    @property
+    def revision(self) -> str:
+        """Names what is written of the flow: the same text is the same revision, on any machine."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:12]
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from cdcflow.delivery import policy
 from cdcflow.delivery.checkpoints import CheckpointStore
 from cdcflow.delivery.feed import Feed
+from cdcflow.delivery.moving import carry_out
 from cdcflow.delivery.progress import FlowReport, state_of
 from cdcflow.delivery.start import find_start
 from cdcflow.errors import CdcflowError, DeliveryError, EnvironmentFault, Rejected
@@ -58,6 +59,8 @@ class FlowPlan:
     start: Literal["earliest", "latest"] = "earliest"
     #: Which logical messages it gets.
     messages: PrefixPatterns = field(default_factory=PrefixPatterns)
+    #: Which version of what is written of the flow this is: `cdcflow flow history` has the text.
+    revision: str = ""
 
 
 class _Stop(Exception):
@@ -198,6 +201,7 @@ class FlowWorker:
             await self._unless_stopped(sink.open())
             self._sink = sink
             self._prepared = set()
+            await carry_out(self.plan.name, reader, self._store, sink)
             offset = await find_start(
                 self.plan.name,
                 reader,

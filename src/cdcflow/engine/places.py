@@ -29,6 +29,11 @@ class Places:
         return self.state / "cdcflow.db"
 
     @property
+    def accepted(self) -> Path:
+        """The configuration that runs, word for word."""
+        return self.state / "accepted.json"
+
+    @property
     def engine_lock(self) -> Path:
         return self.run / "engine.lock"
 
