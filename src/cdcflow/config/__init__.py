@@ -9,7 +9,9 @@ from cdcflow.config.models import (
     Keep,
     SinkEntry,
     SourceSettings,
+    StepEntry,
 )
+from cdcflow.config.transforms import make_chain
 
 __all__ = [
     "Config",
@@ -20,10 +22,12 @@ __all__ = [
     "Parts",
     "SinkEntry",
     "SourceSettings",
+    "StepEntry",
     "Texts",
     "absolute",
     "flow_files",
     "flow_folder",
     "load",
     "load_parts",
+    "make_chain",
 ]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from cdcflow.config.document import Document, Way, dotted, read
 from cdcflow.config.models import (
     FLOW_NAME,
@@ -19,13 +21,15 @@ from cdcflow.config.models import (
     SourceSettings,
 )
 from cdcflow.config.problems import Place, Problems, nearest, shown
+from cdcflow.config.transforms import mask_key, read_steps
 from cdcflow.config.validation import validate
 from cdcflow.errors import ConfigurationError
 from cdcflow.model.message import PrefixPattern, PrefixPatterns
 from cdcflow.model.patterns import TablePattern, TablePatterns
 from cdcflow.sink import registry
+from cdcflow.transform import StepContext
 
-SECTIONS = ("source", "journal", "engine", "sinks", "flows")
+SECTIONS = ("source", "journal", "engine", "sinks", "mask", "flows")
 
 #: Where flow files are, beside the configuration file.
 FLOWS = "flows"
@@ -90,12 +94,13 @@ def load_parts(path: Path, texts: Texts | None = None) -> Parts:
     state = engine.state if engine is not None else path.parent
     journal = _journal(document, problems, state)
     sinks, named = _sinks(document, problems)
-    flows = _Flows(problems, sinks, named, source, texts).read(document)
+    mask = mask_key(document, _section(document, "mask", problems), problems)
+    flows = _Flows(problems, sinks, named, source, mask, texts).read(document)
     wrong = problems.files()
     if path in wrong or source is None or engine is None or journal is None:
         return Parts(None, problems)
     sound = {name: flow for name, flow in flows.items() if flow.file not in wrong}
-    return Parts(Config(path, path.parent, source, journal, engine, sinks, sound), problems)
+    return Parts(Config(path, path.parent, source, journal, engine, sinks, sound, mask), problems)
 
 
 def flow_folder(path: Path, texts: Texts | None = None) -> Path | None:
@@ -202,10 +207,12 @@ class _Flows:
         sinks: Mapping[str, SinkEntry],
         named: list[str],
         source: SourceSettings | None,
+        mask: SecretStr | None,
         texts: Texts | None = None,
     ) -> None:
         self._texts = texts
         self._problems = problems
+        self._mask = mask
         self._sinks = sinks
         self._named = named
         self._captured = TablePatterns(source.tables) if source is not None else None
@@ -292,6 +299,8 @@ class _Flows:
             return
         self._check_messages(document, way, settings)
         self._check_tables(document, way, settings)
+        context = StepContext(name, document.base, self._mask)
+        steps = read_steps(document, (*way, "transforms"), settings.transforms, self._problems, context)
         sink = self._sinks.get(settings.to)
         if sink is None:
             return
@@ -308,6 +317,7 @@ class _Flows:
                 document.file,
                 place.line,
                 settings.messages,
+                steps,
                 document.text_of(way),
             )
 

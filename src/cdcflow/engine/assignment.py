@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import SecretStr
+
 from cdcflow.config import Config, Flow, SinkEntry
 from cdcflow.delivery import CheckpointStore, FlowReport, Move, Pause, Wishes
 from cdcflow.engine.groups import group_flows
@@ -25,7 +27,8 @@ class Assignment:
         self._retire = retire
         self._store = store
         self._wishes = Wishes(store)
-        self._meant: dict[str, tuple[Flow, SinkEntry]] = {}
+        #: All that a flow is made of: where that is as before, the flow is left alone.
+        self._meant: dict[str, tuple[Flow, SinkEntry, SecretStr | None]] = {}
         self._tokens: dict[str, int] = {}
         self._places: dict[str, int] = {}
         self._pauses: dict[str, Pause] = {}
@@ -40,7 +43,9 @@ class Assignment:
 
     def assign(self, config: Config) -> None:
         """Delivers the flows of a configuration from now on. Those that are as before go on undisturbed."""
-        meant = {name: (flow, config.sinks[flow.to]) for name, flow in config.flows.items()}
+        meant = {
+            name: (flow, config.sinks[flow.to], config.mask_key) for name, flow in config.flows.items()
+        }
         for name, now in meant.items():
             if self._meant.get(name) != now:
                 self._tokens[name] = self._tokens.get(name, 0) + 1

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cdcflow.config import Config
+from cdcflow.config import Config, make_chain
 from cdcflow.delivery import CheckpointStore, FlowPlan, FlowReport, FlowWorker
 from cdcflow.engine.control import ControlServer, ipc_bytes
 from cdcflow.engine.places import Lock, Places
@@ -49,6 +49,8 @@ def plan_of(config: Config, name: str) -> FlowPlan:
         options=flow.options,
         start=flow.start,
         messages=PrefixPatterns(flow.messages),
+        chain=make_chain(flow, base=config.base, mask_key=config.mask_key),
+        budget=Places(config.engine.state).budget(entry.connection),
         revision=flow.revision,
     )
 
