@@ -37,15 +37,13 @@ class Assignment:
         self._runs: dict[int, asyncio.Task[Any]] = {}
         self._told: dict[int, Mapping[str, str]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
-        #: Flows that have reported and not yet ended.
+        #: Flows that some process may be writing.
         self._present: set[str] = set()
         self._frozen = False
 
     def assign(self, config: Config) -> None:
         """Delivers the flows of a configuration from now on. Those that are as before go on undisturbed."""
-        meant = {
-            name: (flow, config.sinks[flow.to], config.mask_key) for name, flow in config.flows.items()
-        }
+        meant = {name: (flow, config.sinks[flow.to], config.mask_key) for name, flow in config.flows.items()}
         for name, now in meant.items():
             if self._meant.get(name) != now:
                 self._tokens[name] = self._tokens.get(name, 0) + 1
@@ -83,9 +81,6 @@ class Assignment:
 
     def child_of(self, flow: str) -> Child | None:
         return self._children.get(self._places.get(flow, -1))
-
-    def reported(self, flow: str) -> None:
-        self._present.add(flow)
 
     def ended(self, flow: str, last: FlowReport | None) -> None:
         """The flow writes no more; a paused one stands where its last report says."""
@@ -128,13 +123,14 @@ class Assignment:
 
     def _tell(self, number: int, child: Child, flows: dict[str, str]) -> None:
         self._told[number] = flows
+        self._present |= flows.keys()
         child.name = f"delivery of {', '.join(flows)}"
         child.order(Assigned(flows))
 
     def _gone(self, number: int, child: Child) -> None:
         if self._frozen:
             return
-        self._present -= self._told.get(number, {}).keys()
+        self._present -= {flow for flow, at in self._places.items() if at == number}
         for kept in (self._children, self._runs, self._told):
             kept.pop(number, None)
         self._reconcile()

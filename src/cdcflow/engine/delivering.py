@@ -92,6 +92,8 @@ class Delivering:
         self._read = read
         self._places = Places(config.engine.state)
         self._wanted: Mapping[str, str] = dict.fromkeys(flows, "")
+        #: Flows that were assigned, and of which it was not said that they have ended.
+        self._seen: set[str] = set()
         self._report = report
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lives: dict[str, _Life] = {}
@@ -120,6 +122,7 @@ class Delivering:
             self._live.set()
             self._in_loop(self._go_live)
         elif isinstance(order, Assigned):
+            self._seen |= order.flows.keys()
             self._wanted = order.flows
             self._in_loop(self._wake.set)
 
@@ -156,6 +159,9 @@ class Delivering:
                         life.stop()
                 if failure and wanted:
                     continue
+                for name in self._seen - wanted.keys() - self._lives.keys():
+                    self._seen.discard(name)
+                    self._report(Ended(name))
                 for name, token in wanted.items():
                     if name not in self._lives:
                         self._begin(name, token, store)
@@ -179,7 +185,6 @@ class Delivering:
         del self._lives[name]
         if life.worker is not None:
             self._report(life.worker.report())
-        self._report(Ended(name))
         return None if life.task.cancelled() else life.task.exception()
 
     async def _deliver(self, name: str, store: CheckpointStore) -> None:

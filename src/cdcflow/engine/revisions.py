@@ -1,6 +1,7 @@
 """Every text that a flow was run with: when it was first seen and, as far as that is known, whose it is. The
 texts hold references to secrets as they are written, never what those lead to."""
 
+import difflib
 import pwd
 import subprocess
 import time
@@ -52,6 +53,15 @@ class Revisions:
     def of(self, flow: str) -> list[Revision]:
         """All of a flow's, the newest last."""
         return [Revision(*row) for row in self._store.all(sql.load("revisions"), flow)]
+
+
+def difference(before: Revision | None, after: Revision) -> str:
+    """What one revision changed, as a unified diff."""
+    was, name = ("", "none") if before is None else (before.text, f"revision {before.number}")
+    lines = difflib.unified_diff(
+        was.splitlines(), after.text.splitlines(), name, f"revision {after.number}", lineterm=""
+    )
+    return "\n".join(lines)
 
 
 def author_of(file: Path) -> tuple[str, str]:

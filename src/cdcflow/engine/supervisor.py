@@ -335,7 +335,6 @@ class Supervisor:
             if message.checkpoint is None:  # a new process, which has yet to find its place
                 message = replace(message, checkpoint=before.checkpoint)
             self._reports[message.name] = message
-            self._delivery.reported(message.name)
             self._heard_at[message.name] = time.monotonic()
             if (before.state, before.reason) != (message.state, message.reason):
                 reason = f": {message.reason}" if message.reason else ""
@@ -382,13 +381,13 @@ class Supervisor:
         return min(known) if len(known) == len(checkpoints) else None
 
     def _flow_reports(self, head: int | None = None) -> list[FlowReport]:
-        """`head`: the journal's end, where it is known."""
+        """In the order of the configuration. `head`: the journal's end, where it is known."""
         error = str(self._figures.get("error") or "")
         streaming = time.monotonic() - self._streaming_since
         source = Source(self._capture_state(), self._streamed, error, streaming)
         return [
             self._delivery.paused(report, head) or judge(report, self._life(name), source)
-            for name, report in self._reports.items()
+            for name, report in ((name, self._reports[name]) for name in self._config.flows)
         ]
 
     def _life(self, flow: str) -> Life:
