@@ -8,8 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from cdcflow.config import Config, make_chain
-from cdcflow.delivery import CheckpointStore, FlowPlan, FlowReport, FlowWorker
+from cdcflow.delivery import (
+    Breakers,
+    CheckpointStore,
+    FlowPlan,
+    FlowReport,
+    FlowWorker,
+    LetterStore,
+    Limits,
+)
 from cdcflow.engine.control import ControlServer, ipc_bytes
 from cdcflow.engine.places import Lock, Places
 from cdcflow.engine.reports import Assigned, Ended, Live, Order, Report
@@ -51,6 +61,9 @@ def plan_of(config: Config, name: str) -> FlowPlan:
         messages=PrefixPatterns(flow.messages),
         chain=make_chain(flow, base=config.base, mask_key=config.mask_key),
         budget=Places(config.engine.state).budget(entry.connection),
+        connection=entry.connection,
+        on_reject=flow.on_reject,
+        limits=Limits(flow.dead_letters.limit, flow.dead_letters.share),
         revision=flow.revision,
     )
 
@@ -95,6 +108,8 @@ class Delivering:
         #: Flows that were assigned, and of which it was not said that they have ended.
         self._seen: set[str] = set()
         self._report = report
+        self._breakers = Breakers()
+        self._letters: LetterStore | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lives: dict[str, _Life] = {}
         self._changed = asyncio.Event()
@@ -105,7 +120,8 @@ class Delivering:
 
     def run(self) -> int:
         self._places.make()
-        with CheckpointStore(self._places.checkpoints) as store:
+        path = self._places.checkpoints
+        with CheckpointStore(path) as store, LetterStore(path) as self._letters:
             return asyncio.run(self._run(store))
 
     def stop(self) -> None:
@@ -198,6 +214,8 @@ class Delivering:
                 state=config.engine.state,
                 store=store,
                 changed=self._changed.set,
+                letters=self._letters,
+                breakers=self._breakers,
             )
             server = await ControlServer.start(self._places.flow_socket(name), self._answer)
             try:
@@ -251,5 +269,11 @@ class Delivering:
             case "retry":
                 worker.retry()
                 return b"{}"
+            case "deliver letters":
+                found = await worker.deliver_letters(request["numbers"], force=bool(request.get("force")))
+                return orjson.dumps([outcome.document() for outcome in found])
+            case "discard letters":
+                numbers, why, who = request["numbers"], str(request["why"]), str(request["who"])
+                return orjson.dumps(await worker.discard_letters(numbers, why, who))
             case _:
-                raise CdcflowError("a flow answers to `query` and `retry`")
+                raise CdcflowError("a flow answers to `query`, `retry`, and what becomes of its dead letters")

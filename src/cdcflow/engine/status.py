@@ -22,6 +22,12 @@ STALE_SECONDS = 10.0
 #: What a paused flow may hold back, in bytes, where the journal has no limit of its own.
 LARGE = 10 * 10**9
 
+#: What only the connected server says.
+UNKNOWN = (
+    *("lag_bytes", "server_lsn", "retained_bytes", "wal_status", "safe_wal_size"),
+    *("catalog_age", "oldest_transaction"),
+)
+
 #: So many crashes in a row are no accident: a person should look.
 CRASHES = 3
 
@@ -93,6 +99,8 @@ def flow_document(flow: Flow, config: Config, report: FlowReport, child: Child |
         "retries": report.retries,
         "restarts": 0 if child is None else child.restarts,
         "last_delivery": report.last_delivery,
+        "dead": report.dead,
+        "parked": report.parked,
         "pid": None if child is None else child.pid,
         "revision": flow.revision,
         "file": str(flow.file),
@@ -174,6 +182,8 @@ def capture_document(config: Config, figures: dict[str, Any], state: str, child:
         "retained_bytes": None,
         "wal_status": None,
         "safe_wal_size": None,
+        "catalog_age": None,
+        "oldest_transaction": None,
         "findings": [],
         **figures,
         "state": state,
@@ -181,8 +191,7 @@ def capture_document(config: Config, figures: dict[str, Any], state: str, child:
         "pid": child.pid,
     }
     if state in ("stopped", "connecting"):
-        unknown = ("lag_bytes", "server_lsn", "retained_bytes", "wal_status", "safe_wal_size")
-        known |= dict.fromkeys(unknown)
+        known |= dict.fromkeys(UNKNOWN)
     if child.pid is None:
         known["error"] = how_it_ended(child) or known["error"]
     return known

@@ -1,6 +1,6 @@
 """What a sink is: the protocol, its settings and how it is found. Knows no sink by name."""
 
-from cdcflow.errors import DeliveryError, Permanent, Rejected, TooLarge, Transient, Unauthorized
+from cdcflow.errors import DeliveryError, Disabled, Permanent, Rejected, TooLarge, Transient, Unauthorized
 from cdcflow.sink.budget import Budget, Limit
 from cdcflow.sink.judging import ExpectedTable, Judges, judge_events
 from cdcflow.sink.protocol import (
@@ -10,6 +10,7 @@ from cdcflow.sink.protocol import (
     PositionedSink,
     Probe,
     QuerySink,
+    Redelivers,
     RewindableSink,
     SchemaSink,
     Sink,
@@ -24,6 +25,7 @@ __all__ = [
     "Budget",
     "ConfigPath",
     "DeliveryError",
+    "Disabled",
     "ExpectedTable",
     "Finding",
     "FlowContext",
@@ -33,6 +35,7 @@ __all__ = [
     "PositionedSink",
     "Probe",
     "QuerySink",
+    "Redelivers",
     "Rejected",
     "RewindableSink",
     "SchemaSink",
