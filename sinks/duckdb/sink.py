@@ -24,13 +24,13 @@ from cdcflow_sinks.duckdb.probe import probe
 from cdcflow_sinks.duckdb.query import run_query
 from cdcflow_sinks.duckdb.relations import Relations
 from cdcflow_sinks.duckdb.settings import DuckDBSettings
-from cdcflow_sinks.duckdb.target import Target, bind, table_name
+from cdcflow_sinks.duckdb.target import Target, bind, fold, table_name
 
 Result = TypeVar("Result")
 
 
 class DuckDBSink:
-    """Implements Sink, PositionedSink, RewindableSink, SchemaSink, QuerySink, Probe and Judges.
+    """Implements Sink, PositionedSink, RewindableSink, SchemaSink, QuerySink, Probe, Judges and Claims.
 
     DuckDB blocks while it works, so every call of it runs in a thread of the sink's own; queries run in
     others, beside it.
@@ -80,6 +80,10 @@ class DuckDBSink:
 
     async def probe(self) -> Sequence[Finding]:
         return await asyncio.to_thread(probe, self._settings)
+
+    def claim(self, relation: Relation) -> str:
+        schema = self._settings.schemas.get(relation.schema, relation.schema)
+        return f"the table {fold(schema)}.{fold(relation.name)} of {self._settings.path.resolve()}"
 
     def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
         return judge(f"flow {self._flow}", tables, self._settings.schemas)

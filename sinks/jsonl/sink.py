@@ -19,7 +19,8 @@ Given = TypeVarTuple("Given")
 
 
 class JsonlSink:
-    """A `RewindableSink` over `FlowFiles`. A line is the event (see `cdcflow.sink.event`) with the
+    """A `PositionedSink` and `RewindableSink` over `FlowFiles`. A line is the event (see
+    `cdcflow.sink.event`) with the
     journal's `offset` before its other fields.
 
     Encoding and writing happen in a thread of the sink's own, so that the worker's loop stays free. A
@@ -39,9 +40,12 @@ class JsonlSink:
     async def checkpoint(self) -> int | None:
         return self._files.checkpoint
 
+    async def position(self) -> Position | None:
+        return Position.parse(self._files.position) if self._files.position else None
+
     async def move(self, offset: int, position: Position, *, whole: bool) -> None:
         """Lines of changes that will come again are cut off: each is there once, whatever comes."""
-        await self._call(self._files.move, offset)
+        await self._call(self._files.move, offset, str(position))
 
     async def write(self, batch: Batch) -> None:
         await self._call(self._write, batch)
@@ -79,7 +83,7 @@ class JsonlSink:
         for index, event in events(batch, self._settings.numbers):
             offset = batch.base + index
             self._files.append(offset, b'{"offset":%d,%s\n' % (offset, encode(event)[1:]))
-        self._files.commit(batch.end)
+        self._files.commit(batch.end, str(batch.last))
 
     def _look(self) -> list[Finding]:
         path = self._settings.path

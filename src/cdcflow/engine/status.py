@@ -214,6 +214,25 @@ def journal_document(path: Path) -> dict[str, int | None]:
         return {"offset": None, "first_offset": None, "bytes": None}
 
 
+def letter_findings(reports: Iterable[FlowReport]) -> list[Finding]:
+    """A warning for every flow that keeps changes which did not get through."""
+    found = []
+    for report in reports:
+        if not report.dead and not report.parked:
+            continue
+        parked = f", and {report.parked} wait behind them" if report.parked else ""
+        found.append(
+            Finding(
+                "warning",
+                f"flow {report.name}",
+                f"its sink has refused {report.dead} change(s){parked}",
+                f"`cdcflow deadletters list --flow {report.name}` says which and why; mend the cause, then"
+                " `cdcflow deadletters retry`",
+            )
+        )
+    return found
+
+
 def findings_document(findings: Iterable[Finding]) -> list[dict[str, Any]]:
     """What the last look of the checks found not in order."""
     return [asdict(finding) for finding in findings if finding.severity != "ok"]

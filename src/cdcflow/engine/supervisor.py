@@ -43,6 +43,7 @@ from cdcflow.engine.status import (
     how_it_ended,
     journal_document,
     judge,
+    letter_findings,
     refusal_document,
     refused_flow,
 )
@@ -457,5 +458,12 @@ class Supervisor:
                 "journal": journal,
             },
             "flows": described,
-            "findings": findings_document([*self._running.findings(), *held, *self._examiner.latest]),
+            "findings": findings_document(
+                [
+                    *self._running.findings(),
+                    *held,
+                    *self._examiner.latest,
+                    *letter_findings(self._reports.values()),
+                ]
+            ),
         }

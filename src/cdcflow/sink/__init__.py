@@ -2,7 +2,7 @@
 
 from cdcflow.errors import DeliveryError, Disabled, Permanent, Rejected, TooLarge, Transient, Unauthorized
 from cdcflow.sink.budget import Budget, Limit
-from cdcflow.sink.judging import ExpectedTable, Judges, judge_events
+from cdcflow.sink.judging import Claims, ExpectedTable, Judges, judge_events
 from cdcflow.sink.protocol import (
     Batching,
     Finding,
@@ -23,6 +23,7 @@ __all__ = [
     "BASE",
     "Batching",
     "Budget",
+    "Claims",
     "ConfigPath",
     "DeliveryError",
     "Disabled",
