@@ -29,6 +29,11 @@ class Places:
         return self.state / "cdcflow.db"
 
     @property
+    def backfills(self) -> Path:
+        """What was asked for, and how it ended: a file or two per backfill."""
+        return self.state / "backfills"
+
+    @property
     def engine_lock(self) -> Path:
         return self.run / "engine.lock"
 

@@ -132,3 +132,7 @@ class SinkPlugin:
     #: Seconds after which a `write` that has not ended is cancelled and counts as `Transient`: a driver
     #: hangs. None: it may take as long as it likes, and must not be cancelled.
     deadline: float | None = 600.0
+    #: Its batches hold the marks of backfills too (`cdcflow.model.BACKFILLS`): where a table's rows begin to
+    #: come anew, and end. Between them an update may leave a value unchanged in a row that the sink never
+    #: got: that row comes whole later, and there is nothing to refuse.
+    marked: bool = False
