@@ -28,9 +28,9 @@ from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient
 from cdcflow.model import Batch
 from cdcflow.sink import ExpectedTable, Finding, FlowContext, judge_events
 from cdcflow.sink.event import encode, events
+from cdcflow.sink.order import Order, order
 from cdcflow_sinks.webhook.answer import Failure, Outcome, excerpt, judge
 from cdcflow_sinks.webhook.connection import Endpoint, Headers, Line, NoAnswer
-from cdcflow_sinks.webhook.order import Order, order
 from cdcflow_sinks.webhook.settings import WebhookSettings
 from cdcflow_sinks.webhook.signature import signature, signing_key
 

@@ -11,14 +11,19 @@
     ├── DecodeError              1  bytes that are not pgoutput
     └── DeliveryError            1  what a sink raises
         ├── Transient               try the same batch again later
+        │   └── TooLarge                with fewer changes at once it may go through
         ├── Permanent               trying again cannot help: the flow needs attention
+        │   └── Unauthorized            the credentials are refused: again when they are others
         └── Rejected                these rows, and only these, are refused for good
 
 A message is one sentence in lower case: what, where, what was found, what to do. It never holds a
 row's values or a secret. `hint` is the remedy, printed on a line of its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+_NOTHING: Mapping[int, str] = MappingProxyType({})
 
 
 class CdcflowError(Exception):
@@ -80,30 +85,108 @@ class DecodeError(CdcflowError):
 
 
 class DeliveryError(CdcflowError):
-    """Base of what `Sink.write` may raise."""
+    """Base of what `Sink.write` may raise.
+
+    Whatever went wrong, rows of the batch may have had their end before it. A sink that knows says so, and
+    the engine gives it the batch again without them. Rows are named by `Change.index`:
+
+    * `written`: durable at the destination. They are not sent again.
+    * `refused`: refused for good, with the reason. They become dead letters. A reason is a sentence for
+      people that holds none of the row's values; what the destination said of it, which may hold them, goes
+      into `answers`, without secrets and cut short. That is kept with the dead letter and never logged.
+
+    A `TransactionalSink` has no `written`: its batch is stored as a whole or not at all.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        written: Iterable[int] = (),
+        refused: Mapping[int, str] = _NOTHING,
+        answers: Mapping[int, str] = _NOTHING,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.written = frozenset(written)
+        self.refused = dict(refused)
+        self.answers = dict(answers)
 
 
 class Transient(DeliveryError):
     """The destination could not take the batch now; the same batch may go through later.
 
-    `retry_after` is the destination's own wish in seconds, or None where it has none.
+    `retry_after` is the destination's own wish in seconds, or None where it has none. `everywhere` says that
+    the destination as a whole is down or busy, so that other flows on the same connection need not try;
+    False: it is about these rows (a lock on one of them).
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        everywhere: bool = True,
+        hint: str = "",
+        written: Iterable[int] = (),
+        refused: Mapping[int, str] = _NOTHING,
+        answers: Mapping[int, str] = _NOTHING,
+    ) -> None:
+        super().__init__(message, hint=hint, written=written, refused=refused, answers=answers)
         self.retry_after = retry_after
+        self.everywhere = everywhere
+
+
+class TooLarge(Transient):
+    """The destination takes fewer changes at once than it was given, or needs too long for so many. The
+    engine gives smaller batches, and larger ones again when these go through; a change that is too large
+    all by itself is refused for good."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        written: Iterable[int] = (),
+        refused: Mapping[int, str] = _NOTHING,
+        answers: Mapping[int, str] = _NOTHING,
+    ) -> None:
+        super().__init__(
+            message, everywhere=False, hint=hint, written=written, refused=refused, answers=answers
+        )
 
 
 class Permanent(DeliveryError):
     """No retry of this batch can succeed until a person changes something."""
 
 
+class Unauthorized(Permanent):
+    """The destination does not accept the credentials. Nothing becomes a dead letter: the flow waits, and
+    opens the sink anew when a secret's file was replaced, when a person says so, and now and then."""
+
+
 class Rejected(DeliveryError):
     """Single rows are refused for good; every other row of the batch is durable at the destination.
 
-    `rows` maps the row's index in the batch (`Change.index`) to the reason.
+    `rows` maps the row's index in the batch (`Change.index`) to the reason, as `refused` does elsewhere.
+    `withheld` are rows that were not sent because they come behind a refused one of the same key: the flow
+    says whether they are parked behind it or sent nevertheless. A sink that sends whole states need not know
+    of this: it sends the last state of each key, and says what became of it.
+
+    A `TransactionalSink` that refuses rows stores nothing of the batch, and gets it again without them: what
+    is refused must be kept durably before the sink's own checkpoint moves past it.
     """
 
-    def __init__(self, rows: Mapping[int, str]) -> None:
-        super().__init__(f"{len(rows)} change(s) refused")
-        self.rows = dict(rows)
+    def __init__(
+        self,
+        rows: Mapping[int, str],
+        *,
+        answers: Mapping[int, str] = _NOTHING,
+        withheld: Iterable[int] = (),
+    ) -> None:
+        super().__init__(f"{len(rows)} change(s) refused", refused=rows, answers=answers)
+        self.withheld = frozenset(withheld)
+
+    @property
+    def rows(self) -> dict[int, str]:
+        return self.refused

@@ -1,5 +1,6 @@
 """What a configuration is once read: checked values that never change, secrets that never show."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -154,6 +155,14 @@ class SinkEntry:
     name: str
     plugin: SinkPlugin
     settings: SinkSettings
+
+    @property
+    def connection(self) -> str:
+        """Names the account at the destination that the sink uses, without telling it."""
+        account = self.plugin.account(self.settings)
+        if account is None:
+            return self.name
+        return hashlib.blake2b(f"{self.plugin.name} {account}".encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from cdcflow.journal.layout import HEAD, MANIFEST
 from cdcflow.model import Batch, PrefixPatterns
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.sink import (
+    Budget,
     FlowContext,
     QuerySink,
     SchemaSink,
@@ -58,6 +59,8 @@ class FlowPlan:
     start: Literal["earliest", "latest"] = "earliest"
     #: Which logical messages it gets.
     messages: PrefixPatterns = field(default_factory=PrefixPatterns)
+    #: The file that flows on the same connection count their calls in; None: it is not shared.
+    budget: Path | None = None
 
 
 class _Stop(Exception):
@@ -191,8 +194,9 @@ class FlowWorker:
     async def _session(self) -> None:
         reader = await self._open_reader()
         folder = self._folder()
+        budget = Budget(self.plan.budget, stopping=self._stop.is_set)
         sink = self.plan.plugin.create(
-            self.plan.settings, self.plan.options, FlowContext(self.plan.name, folder)
+            self.plan.settings, self.plan.options, FlowContext(self.plan.name, folder, budget)
         )
         try:
             await self._unless_stopped(sink.open())

@@ -133,6 +133,7 @@ class Delivering:
             options=flow.options,
             start=flow.start,
             messages=PrefixPatterns(flow.messages),
+            budget=self._places.budget(entry.connection),
         )
         return FlowWorker(
             plan,

@@ -1,6 +1,7 @@
 """What a sink is: the protocol, its settings and how it is found. Knows no sink by name."""
 
-from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient
+from cdcflow.errors import DeliveryError, Permanent, Rejected, TooLarge, Transient, Unauthorized
+from cdcflow.sink.budget import Budget, Limit
 from cdcflow.sink.judging import ExpectedTable, Judges, judge_events
 from cdcflow.sink.protocol import (
     Batching,
@@ -19,12 +20,14 @@ from cdcflow.sink.settings import BASE, ConfigPath, Secret, Settings, SinkOption
 __all__ = [
     "BASE",
     "Batching",
+    "Budget",
     "ConfigPath",
     "DeliveryError",
     "ExpectedTable",
     "Finding",
     "FlowContext",
     "Judges",
+    "Limit",
     "Permanent",
     "PositionedSink",
     "Probe",
@@ -37,7 +40,9 @@ __all__ = [
     "SinkOptions",
     "SinkPlugin",
     "SinkSettings",
+    "TooLarge",
     "TransactionalSink",
     "Transient",
+    "Unauthorized",
     "judge_events",
 ]
