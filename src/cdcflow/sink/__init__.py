@@ -2,6 +2,7 @@
 
 from cdcflow.errors import DeliveryError, Permanent, Rejected, TooLarge, Transient, Unauthorized
 from cdcflow.sink.budget import Budget, Limit
+from cdcflow.sink.describing import Describes, Field
 from cdcflow.sink.judging import ExpectedTable, Judges, judge_events
 from cdcflow.sink.protocol import (
     Batching,
@@ -23,7 +24,9 @@ __all__ = [
     "Budget",
     "ConfigPath",
     "DeliveryError",
+    "Describes",
     "ExpectedTable",
+    "Field",
     "Finding",
     "FlowContext",
     "Judges",

@@ -112,7 +112,7 @@ class Api:
             keepalive_expiry=30,
         )
         return httpx.AsyncClient(
-            timeout=None, limits=limits, trust_env=False, follow_redirects=False, verify=self._tls()
+            timeout=self._timeout, limits=limits, trust_env=False, follow_redirects=False, verify=self._tls()
         )
 
     def _tls(self) -> ssl.SSLContext | bool:

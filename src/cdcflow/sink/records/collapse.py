@@ -83,15 +83,19 @@ class Step:
 
 @dataclass(slots=True)
 class Record:
-    """One record and everything that the batch does to it, in order."""
+    """One record and everything that the batch does to it, in order.
+
+    `origin`: the row was under this (folded) match value before, and did not bring all its values (TOAST):
+    those that are missing are there, at the destination.
+    """
 
     match: str
     steps: list[Step] = field(default_factory=list)
+    origin: str | None = None
 
     def state(self) -> dict[str, object] | None:
         """What is to be sent: the values known after the last step; None: it is to be removed."""
-        merged = self._merged(lambda value: value is not SKIP)
-        return merged
+        return self._merged(lambda value: value is not SKIP)
 
     def known(self) -> dict[str, object] | None:
         """The same for comparison: what the last row said of each field, `SKIP` among it."""
@@ -188,11 +192,21 @@ def _follow(row: _Row, found: Collapsed, where: dict[bytes, str | None]) -> None
             f"the value of {_column(row.plan)} was not sent, and is not known from before"
         )
         return
+    values = dict(row.values)
+    origin: str | None = None
     if last is not None and fold(last) != fold(match):
+        before = found.records.get(fold(last))
+        inherited = before.known() if before is not None else None
+        for name in row.plan.names - values.keys():
+            if inherited is not None and name in inherited:
+                values[name] = inherited[name]
+            else:
+                origin = fold(last) if before is None or before.origin is None else before.origin
         _step(found, row, last, None)
     if row.old_key is not None and row.old_key != row.key:
         _move(found, where, row, row.old_key, None)
-    _step(found, row, match, row.values)
+    _step(found, row, match, values)
+    found.records[fold(match)].origin = origin
     _move(found, where, row, row.key, match)
 
 
@@ -261,9 +275,9 @@ def _group_rows(group: Group, plan: Plan) -> Iterator[_Row]:
     old: dict[int, list[str | None]] = {}
     for column in {plan.match.column, *key, *(one.column for one in plan.fields)}:
         new[column] = group.new(column).to_pylist()
-        values = group.old_values(column)
-        if values is not None:
-            old[column] = values.to_pylist()
+        before_values = group.old_values(column)
+        if before_values is not None:
+            old[column] = before_values.to_pylist()
     count = len(group)
     has_old: Sequence[bool] = group.data.column("has_old").to_pylist() if group.old else [False] * count
     absent: Sequence[bytes | None] = (
@@ -278,7 +292,7 @@ def _group_rows(group: Group, plan: Plan) -> Iterator[_Row]:
 
         def text(
             column: int, row: int = row, bits: bytes | None = bits, had: bool = had
-        ) -> str | None | Skip:
+        ) -> str | Skip | None:
             """The new value; `SKIP` where it was not sent and the old row does not show it."""
             if bits is not None and bits[column >> 3] >> (column & 7) & 1:
                 return old[column][row] if had and column in old else SKIP

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -143,7 +144,7 @@ class Ledger:
         assert self._db is not None, "the ledger is not open"
         return self._db
 
-    def _chosen(self, query: str, keys: Sequence[bytes]) -> Iterator[tuple[bytes, str]]:
+    def _chosen(self, query: str, keys: Sequence[bytes]) -> Iterator[tuple[bytes, Any]]:
         for start in range(0, len(keys), _CHUNK):
             part = keys[start : start + _CHUNK]
             marks = ",".join("?" * len(part))

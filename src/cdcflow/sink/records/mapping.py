@@ -60,7 +60,7 @@ class RecordOptions(SinkOptions):
 
 @dataclass(frozen=True)
 class Mapped:
-    """One field of the destination in a mapping: its `plan` makes values of a column. `plan` raises ValueError
+    """One field of the destination in a mapping: its `plan` makes values of a column, or raises ValueError
     with what does not fit where no value of the column's type can become one of the field's."""
 
     field: str
@@ -75,7 +75,7 @@ def plan(
 
     Raises Permanent with everything that does not fit.
     """
-    if relation.oid == MESSAGES.oid and relation.qualified == MESSAGES.qualified:
+    if relation == MESSAGES:
         return None
     wrong: list[str] = []
     planned: list[Planned] = []

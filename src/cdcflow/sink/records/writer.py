@@ -74,6 +74,11 @@ class Destination(Protocol):
 
     async def remove(self, records: Sequence[Wanted]) -> Outcome: ...
 
+    async def read(self, matches: Sequence[str], names: Sequence[str]) -> Mapping[str, Mapping[str, object]]:
+        """The values of fields by folded match value, of those records that are there. Raises
+        DeliveryError."""
+        ...
+
 
 class Writer:
     """`follow`: rows that disappear are removed. `only_changes`: records that the ledger knows to be as they
@@ -103,8 +108,12 @@ class Writer:
             await asyncio.to_thread(
                 self._ledger.begin, [one for one in map(record_id, open_records) if one in known]
             )
+        try:
+            kept = await self._complete(open_records, names)
+        except DeliveryError as error:
+            raise _telling(error, state) from error.__cause__
         for attempt in range(1, TRIES + 1):
-            outcome = await self._send(open_records, known)
+            outcome = await self._send(open_records, known, kept)
             await asyncio.to_thread(self._settle, outcome, open_records, state, names)
             open_records = state.refuse(outcome.refused, open_records, last=attempt == TRIES)
             if outcome.error is not None:
@@ -125,17 +134,48 @@ class Writer:
             return {}
         return self._ledger.sent([record_id(key) for key in collapsed.records])
 
-    async def _send(self, records: Mapping[str, Record], known: Mapping[bytes, bytes]) -> Outcome:
-        puts, removals = [], []
+    async def _complete(self, records: Mapping[str, Record], names: frozenset[str]) -> set[str]:
+        """Fetches the values that rows with another match value than before did not bring. Returns the
+        records that they were fetched from, which must not be removed before these rows are written."""
+        lacking: dict[str, tuple[Record, frozenset[str]]] = {}
+        for key, record in records.items():
+            known = record.known()
+            if record.origin is not None and known is not None and names - known.keys():
+                lacking[key] = (record, names - known.keys())
+        origins = {record.origin for record, _ in lacking.values() if record.origin is not None}
+        if not origins:
+            return set()
+        wanted = sorted(frozenset[str]().union(*(missing for _, missing in lacking.values())))
+        there = await self._destination.read(sorted(origins), wanted)
+        for record, missing in lacking.values():
+            found = there.get(record.origin or "", {})
+            fetched = {name: found[name] for name in missing if name in found}
+            last = record.steps[-1]
+            record.steps[-1] = Step(last.index, {**fetched, **(last.values or {})})
+        return origins
+
+    async def _send(
+        self, records: Mapping[str, Record], known: Mapping[bytes, bytes], kept: set[str]
+    ) -> Outcome:
+        puts: list[Wanted] = []
+        removals: list[Wanted] = []
+        later: list[Wanted] = []
         for key, record in records.items():
             values = record.state()
             wanted = Wanted(key, record.match, values, record_id(key) in known)
-            (removals if values is None else puts).append(wanted)
+            if values is not None:
+                puts.append(wanted)
+            else:
+                (later if key in kept else removals).append(wanted)
         outcome = Outcome()
-        if removals:
-            outcome.add(await self._destination.remove(removals))
-        if puts and outcome.error is None:
-            outcome.add(await self._destination.put(puts))
+        # First what goes: a value that must be unique may be on its way from one record to another.
+        for send, part in (
+            (self._destination.remove, removals),
+            (self._destination.put, puts),
+            (self._destination.remove, later),
+        ):
+            if part and outcome.error is None:
+                outcome.add(await send(part))
         return outcome
 
     def _settle(

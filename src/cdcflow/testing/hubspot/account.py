@@ -35,6 +35,7 @@ class Property:
     read_only: bool = False
     options: tuple[str, ...] = ()
     label: str = ""
+    longest: int = LONGEST_TEXT
 
     def described(self) -> dict[str, Any]:
         """As `GET /crm/v3/properties/{objectType}` has it."""
@@ -86,8 +87,8 @@ class Property:
                 pass
         if self.name == "email" and not _EMAIL.fullmatch(value):
             return "INVALID_EMAIL", f"Email address {value} is invalid"
-        if len(value) > LONGEST_TEXT:
-            return "VALUE_TOO_LONG", f"Property value is longer than {LONGEST_TEXT} characters"
+        if len(value) > self.longest:
+            return "VALUE_TOO_LONG", f"Property value is longer than {self.longest} characters"
         return None
 
 

@@ -2,8 +2,8 @@
 another place is named:
 
 * `POST /crm/v3/objects/{type}/batch/upsert`: latest/crm/objects/contacts/batch/upsert-contacts.
-* 207 with `errors` and `numErrors` where each input has an `objectWriteTraceId`: error-handling, "Multi-
-  status errors". Without them, the whole batch is refused: github.com/rudderlabs/rudder-transformer/pull/3308.
+* 207 with `errors` and `numErrors` where each input has an `objectWriteTraceId`: error-handling,
+  "Multi-status errors". Without: all refused, github.com/rudderlabs/rudder-transformer/pull/3308.
 * 409 for a whole batch (`conflicts_fail_batch`): github.com/airbytehq/airbyte/pull/76340.
 * The same id twice refuses the whole batch, with trace ids too: "Duplicate IDs found in batch input".
 * A body without `inputs` is COMPLETE, nothing written: github.com/rudderlabs/rudder-transformer/pull/5147.
@@ -181,7 +181,7 @@ class HubSpot(Service):
                     return self._with(
                         name, "objects", "write", lambda kind: self._archive(kind, _inputs(request))
                     )
-                case ("POST", "crm", "v4", "associations", one, other, "batch", what):
+                case ("POST", "crm", "v4", "associations", one, other, "batch", what, *_):
                     return self._with(
                         one, "objects", "write", lambda kind: self._associate(kind, other, what, request)
                     )
