@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from cdcflow.config.document import Document, Way, dotted, read
 from cdcflow.config.models import (
     FLOW_NAME,
@@ -18,13 +20,15 @@ from cdcflow.config.models import (
     SourceSettings,
 )
 from cdcflow.config.problems import Problems, nearest, shown
+from cdcflow.config.transforms import mask_key, read_steps
 from cdcflow.config.validation import validate
 from cdcflow.errors import ConfigurationError
 from cdcflow.model.message import PrefixPattern, PrefixPatterns
 from cdcflow.model.patterns import TablePattern, TablePatterns
 from cdcflow.sink import registry
+from cdcflow.transform import StepContext
 
-SECTIONS = ("source", "journal", "engine", "sinks", "flows")
+SECTIONS = ("source", "journal", "engine", "sinks", "mask", "flows")
 
 #: Where flow files are, beside the configuration file.
 FLOWS = "flows"
@@ -57,10 +61,11 @@ def load(path: Path) -> Config:
     state = engine.state if engine is not None else path.parent
     journal = _journal(document, problems, state)
     sinks, named = _sinks(document, problems)
-    flows = _Flows(problems, sinks, named, source).read(document)
+    mask = mask_key(document, _section(document, "mask", problems), problems)
+    flows = _Flows(problems, sinks, named, source, mask).read(document)
     if problems or source is None or engine is None or journal is None:
         raise problems.error()
-    return Config(path, path.parent, source, journal, engine, sinks, flows)
+    return Config(path, path.parent, source, journal, engine, sinks, flows, mask)
 
 
 def _section(document: Document, key: str, problems: Problems) -> dict[str, Any] | None:
@@ -144,8 +149,10 @@ class _Flows:
         sinks: Mapping[str, SinkEntry],
         named: list[str],
         source: SourceSettings | None,
+        mask: SecretStr | None,
     ) -> None:
         self._problems = problems
+        self._mask = mask
         self._sinks = sinks
         self._named = named
         self._captured = TablePatterns(source.tables) if source is not None else None
@@ -227,6 +234,8 @@ class _Flows:
             return
         self._check_messages(document, way, settings)
         self._check_tables(document, way, settings)
+        context = StepContext(name, document.base, self._mask)
+        steps = read_steps(document, (*way, "transforms"), settings.transforms, self._problems, context)
         sink = self._sinks.get(settings.to)
         if sink is None:
             return
@@ -243,6 +252,7 @@ class _Flows:
                 document.file,
                 place.line,
                 settings.messages,
+                steps,
             )
 
     def _check_sink(self, document: Document, way: Way, name: object) -> None:

@@ -3,9 +3,9 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
@@ -14,6 +14,7 @@ from cdcflow.model.message import PrefixPattern
 from cdcflow.model.patterns import TablePattern
 from cdcflow.sink import ConfigPath, Secret, Settings, SinkOptions, SinkPlugin, SinkSettings
 from cdcflow.sink.quantities import Duration, Size
+from cdcflow.transform import Site, StepPlugin
 
 #: A flow's name is a file name, a socket's name and a word in URLs of the console.
 FLOW_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -137,12 +138,20 @@ class EngineSettings(Settings):
     processes: Annotated[int, Field(ge=1)] | None = None
 
 
+class MaskSettings(Settings):
+    """`mask:`, what all flows mask values with."""
+
+    key: Secret
+
+
 class FlowSettings(Settings):
     """A flow as it is written, before its sink is known."""
 
     #: A flow may do without, if it has `messages`.
     from_: Annotated[tuple[TablePatternText, ...], Field(alias="from", min_length=1)] = ()
     messages: Annotated[tuple[PrefixPatternText, ...], Field(min_length=1)] = ()
+    #: Read by `cdcflow.config.transforms`.
+    transforms: object = None
     to: str
     options: Annotated[dict[str, object], Field(alias="with", default_factory=dict)]
     start: Literal["earliest", "latest"] = "earliest"
@@ -166,6 +175,18 @@ class SinkEntry:
 
 
 @dataclass(frozen=True)
+class StepEntry:
+    """One step of a flow's `transforms`. `tables` are patterns of those that it is for; none: all."""
+
+    name: str
+    plugin: StepPlugin
+    options: Any
+    tables: tuple[str, ...] = ()
+    #: A step that has moved in its file is the same step.
+    site: Site = field(compare=False, kw_only=True)
+
+
+@dataclass(frozen=True)
 class Flow:
     """Some tables, or logical messages, → one sink. `file` and `line` are where it is written."""
 
@@ -182,6 +203,7 @@ class Flow:
     line: int
     #: Prefix patterns of logical messages.
     messages: tuple[str, ...] = ()
+    transforms: tuple[StepEntry, ...] = ()
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -200,3 +222,5 @@ class Config:
     engine: EngineSettings
     sinks: Mapping[str, SinkEntry]
     flows: Mapping[str, Flow]
+    #: What steps mask values with, where they name no key of their own.
+    mask_key: SecretStr | None = None

@@ -37,7 +37,7 @@ from cdcflow.sink import (
     SinkSettings,
     TransactionalSink,
 )
-from cdcflow.transform import Select
+from cdcflow.transform import Chain, Select
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class FlowPlan:
     messages: PrefixPatterns = field(default_factory=PrefixPatterns)
     #: The file that flows on the same connection count their calls in; None: it is not shared.
     budget: Path | None = None
+    chain: Chain = field(default_factory=Chain)
 
 
 class _Stop(Exception):
@@ -114,10 +115,12 @@ class FlowWorker:
         finally:
             if self._reader is not None:
                 self._reader.close()
+            await asyncio.to_thread(self.plan.chain.close)
 
     def stop(self) -> None:
         """Ends `run` as soon as the write in flight is done."""
         self._stop.set()
+        self.plan.chain.interrupt()
         if self._feed is not None:
             self._feed.stop()
 
@@ -212,12 +215,16 @@ class FlowWorker:
             self._checkpoint = offset
             self._healed()
             log.info("flow %s delivers from offset %d", self.plan.name, offset)
-            async with Feed(Reader(self._journal), offset, self._select, self.plan.plugin.batching) as feed:
+            limits, window = self.plan.plugin.batching, self.plan.chain.window
+            async with Feed(Reader(self._journal), offset, self._transform, limits, window) as feed:
                 self._feed = feed
                 await self._deliver(sink, feed)
         finally:
             self._sink = self._feed = None
             await self._close(sink)
+
+    def _transform(self, batch: Batch) -> Batch:
+        return self.plan.chain(self._select(batch))
 
     def _folder(self) -> Path:
         """The sink's own directory for this flow."""
@@ -254,11 +261,13 @@ class FlowWorker:
         while (batch := await feed.take()) is not None:
             self._writing = batch
             try:
+                if self.plan.chain.gathers:
+                    batch = await self._persist(self._finish, batch)
                 if schema_sink is not None:
                     await self._persist(self._prepare, schema_sink, batch)
                 # A batch without changes tells a transactional sink nothing but its new checkpoint.
-                if len(batch) or keeps_checkpoint:
-                    await self._persist(sink.write, batch)
+                if len(batch) or keeps_checkpoint or batch.refused:
+                    await self._persist(_write, sink, batch)
                 if not keeps_checkpoint:
                     await self._persist(self._save, batch)
             finally:
@@ -268,6 +277,9 @@ class FlowWorker:
                 self._delivered += len(batch)
                 self._batches += 1
                 self._last_delivery = time.time()
+
+    async def _finish(self, batch: Batch) -> Batch:
+        return await asyncio.to_thread(self.plan.chain.finish, batch)
 
     async def _prepare(self, sink: SchemaSink, batch: Batch) -> None:
         """Tells the sink of generations that it has not seen, before the first of their rows."""
@@ -345,6 +357,13 @@ class FlowWorker:
             for task in (action, stop):
                 task.cancel()
             await asyncio.gather(action, stop, return_exceptions=True)
+
+
+async def _write(sink: Sink, batch: Batch) -> None:
+    """Writes a batch, and then refuses what a transform has refused of it."""
+    await sink.write(batch)
+    if batch.refused:
+        raise Rejected(batch.refused)
 
 
 def describe(error: Exception) -> str:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cdcflow.config import Config
+from cdcflow.config import Config, make_chain
 from cdcflow.delivery import CheckpointStore, FlowPlan, FlowWorker
 from cdcflow.engine.control import ControlServer, ipc_bytes
 from cdcflow.engine.places import Lock, Places
@@ -133,6 +133,7 @@ class Delivering:
             options=flow.options,
             start=flow.start,
             messages=PrefixPatterns(flow.messages),
+            chain=make_chain(flow, base=self._config.base, mask_key=self._config.mask_key),
             budget=self._places.budget(entry.connection),
         )
         return FlowWorker(

@@ -346,8 +346,8 @@ FLOWS = SOURCE + "sinks:\n  crm: {type: file, path: x}\n"
             "flows/one.yaml:4: with.prefixx: unknown key | did you mean 'prefix'?",
         ),
         (
-            "from: [orders]\nto: crm\ntransforms: []\n",
-            "flows/one.yaml:3: transforms: unknown key",
+            "from: [orders]\nto: crm\ntransform: []\n",
+            "flows/one.yaml:3: transform: unknown key | did you mean 'transforms'?",
         ),
         (
             "from:\n  - orders\n  - shop.orders\nto: crm\n",
@@ -427,7 +427,7 @@ def test_no_value_that_may_be_a_secret_shows_in_an_error(
 def test_the_package_gives_what_others_code_against() -> None:
     assert load_config is load
     assert set(Config.__dataclass_fields__) == {
-        "path", "base", "source", "journal", "engine", "sinks", "flows",
+        "path", "base", "source", "journal", "engine", "sinks", "flows", "mask_key",
     }  # fmt: skip
 
 
