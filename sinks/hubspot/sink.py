@@ -94,6 +94,9 @@ class HubSpotSink:
             )
         ]
 
+    def forget(self) -> int:
+        return self._ledger.forget()
+
     async def objects(self) -> Sequence[str]:
         try:
             await self._client.open()

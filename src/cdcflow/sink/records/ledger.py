@@ -14,7 +14,7 @@ match values are kept as text where rows that disappear are removed, since there
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -124,9 +124,12 @@ class Ledger:
             )
 
     def forget(self) -> int:
-        """Takes all fingerprints away, so that every record is sent the next time it comes; how many."""
-        with self._telling("written"), self._transaction():
-            return self._open.execute("UPDATE records SET sent = NULL WHERE sent IS NOT NULL").rowcount
+        """Takes all fingerprints away, so that every record is sent the next time it comes; how many. Also
+        without `open`, beside a worker that has it open."""
+        if not self.path.exists():
+            return 0
+        with self._telling("written"), closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS)) as db, db:
+            return db.execute("UPDATE records SET sent = NULL WHERE sent IS NOT NULL").rowcount
 
     # Sources (see `collapse`).
 
