@@ -143,30 +143,31 @@ def test_any_history_with_failures_restarts_and_rewinds_ends_in_the_last_state(
                 value = UNCHANGED if dice.random() < 0.2 else name
                 changes.append(update(ROWS, id=number, email=known[number], name=value))
         batches.append(history.batch(*changes))
-    place, left = 0, batches[0]
-    while place < len(batches):
+    checkpoint, upto = 0, 1
+    left: Batch | None = None
+    while checkpoint < len(batches):
         kept.shelf.fails = dice.choice([0, 0, 1, 2])
+        if left is None:
+            left = concat(batches[checkpoint:upto])
         try:
             kept.write(left)
         except Transient as error:
-            # The engine gives what is left, or all of it again after a crash.
-            left = without(left, error.written) if dice.random() < 0.7 else batches[place]
+            # The engine gives what is left, and what has come meanwhile; after a crash, all of it again.
+            left = without(left, error.written)
+            if upto < len(batches) and dice.random() < 0.5:
+                left = concat([left, batches[upto]])
+                upto += 1
             if dice.random() < 0.4:
-                continue
-            if dice.random() < 0.5 and place + 1 < len(batches):
-                # More has come meanwhile.
-                place += 1
-                left = concat([left, batches[place]])
-                continue
+                left = None
         else:
-            place += 1
+            rows = expected_rows(batches[:upto]).get(ROWS, [])
+            assert kept.shelf.records == {str(row[match]).lower(): row for row in rows}
+            left = None
+            # A rewind now and then.
+            checkpoint = upto - 1 if dice.random() < 0.1 and upto < len(batches) else upto
+            upto = checkpoint + 1
         if dice.random() < 0.3:
             kept.again()
-        if dice.random() < 0.1:
-            place = max(place - 3, 0)
-        left = batches[min(place, len(batches) - 1)]
-    rows = expected_rows(batches).get(ROWS, [])
-    assert kept.shelf.records == {str(row[match]).lower(): row for row in rows}
 
 
 def test_a_row_that_is_as_delivered_is_not_sent(kept: Kept) -> None:

@@ -206,7 +206,8 @@ def _follow(row: _Row, found: Collapsed, where: dict[bytes, str | None]) -> None
     if row.old_key is not None and row.old_key != row.key:
         _move(found, where, row, row.old_key, None)
     _step(found, row, match, values)
-    found.records[fold(match)].origin = origin
+    if last is None or fold(last) != fold(match):
+        found.records[fold(match)].origin = origin
     _move(found, where, row, row.key, match)
 
 

@@ -201,7 +201,7 @@ def _mark(record: Record, names: frozenset[str]) -> bytes | None:
 
 
 def _telling(error: DeliveryError, state: "_State") -> DeliveryError:
-    error.written = frozenset(state.done)
+    error.written = frozenset(state.done())
     error.refused = dict(state.refused)
     error.answers = dict(state.answers)
     return error
@@ -211,11 +211,11 @@ class _State:
     """What became of the changes of one batch."""
 
     def __init__(self, collapsed: Collapsed) -> None:
-        self.done: set[int] = set(collapsed.idle)
         self.refused: dict[int, str] = dict(collapsed.refused)
         self.answers: dict[int, str] = {}
-        self._moved = collapsed.moved
-        #: A change may touch two records: that of its old match value, and that of the new one.
+        self._collapsed = collapsed
+        self._complete: set[int] = set(collapsed.idle)
+        #: A change may touch several records: those of its old and new match value, or all of a table.
         self._waits: dict[int, int] = {}
         for record in collapsed.records.values():
             for index in set(record.indexes):
@@ -224,14 +224,30 @@ class _State:
     def written(self, record: Record) -> None:
         for index in set(record.indexes):
             self._waits[index] -= 1
-            if not self._waits[index] and index not in self.refused:
-                self.done.add(index)
+            if not self._waits[index]:
+                self._complete.add(index)
+
+    def done(self) -> set[int]:
+        """The changes that need not come again. All of a record's or none: a truncate that has to come again
+        for another record would undo a change behind it, and an update that comes again may lack a value
+        that only a change before it brought."""
+        over = self._complete | self.refused.keys()
+        blocked: set[int] = set()
+        if len(over) < len(self._waits):
+            found = -1
+            while found < len(blocked):
+                found = len(blocked)
+                for record in self._collapsed.records.values():
+                    if any(index not in over or index in blocked for index in record.indexes):
+                        blocked.update(record.indexes)
+        return self._complete - blocked - self.refused.keys()
 
     def moved(self) -> dict[bytes, tuple[str, str | None]]:
         """What may be remembered of rows now. Not before all of a row's changes have had their end: a record
         that is still to be removed would be forgotten."""
-        over = self.done | self.refused.keys()
-        return {key: (move.origin, move.match) for key, move in self._moved.items() if move.indexes <= over}
+        over = self.done() | self.refused.keys()
+        moved = self._collapsed.moved
+        return {key: (move.origin, move.match) for key, move in moved.items() if move.indexes <= over}
 
     def refuse(
         self, refused: Mapping[str, Refusal], records: Mapping[str, Record], *, last: bool
@@ -245,7 +261,6 @@ class _State:
             for index in bad:
                 self.refused[index] = refusal.reason
                 self.answers[index] = refusal.answer
-                self.done.discard(index)
             before = [step for step in steps if step.index not in bad]
             if before:
                 again[key] = Record(record.match, before)
