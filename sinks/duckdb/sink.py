@@ -23,13 +23,13 @@ from cdcflow_sinks.duckdb.probe import probe
 from cdcflow_sinks.duckdb.query import run_query
 from cdcflow_sinks.duckdb.relations import Relations
 from cdcflow_sinks.duckdb.settings import DuckDBSettings
-from cdcflow_sinks.duckdb.target import Target, bind, table_name
+from cdcflow_sinks.duckdb.target import Target, bind, fold, table_name
 
 Result = TypeVar("Result")
 
 
 class DuckDBSink:
-    """Implements Sink, PositionedSink, SchemaSink, QuerySink, Probe and Judges.
+    """Implements Sink, PositionedSink, SchemaSink, QuerySink, Probe, Judges and Claims.
 
     DuckDB blocks while it works, so every call of it runs in a thread of the sink's own; queries run in
     others, beside it.
@@ -76,6 +76,10 @@ class DuckDBSink:
 
     async def probe(self) -> Sequence[Finding]:
         return await asyncio.to_thread(probe, self._settings)
+
+    def claim(self, relation: Relation) -> str:
+        schema = self._settings.schemas.get(relation.schema, relation.schema)
+        return f"the table {fold(schema)}.{fold(relation.name)} of {self._settings.path.resolve()}"
 
     def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
         return judge(f"flow {self._flow}", tables, self._settings.schemas)
@@ -214,12 +218,13 @@ class DuckDBSink:
                 index = group.meta("index")
                 for row, reason in apply(self._connection, target, group).items():
                     refused[start + index[row].as_py()] = reason
+            if refused:
+                # Nothing is stored: they are to be kept elsewhere before the checkpoint moves past them.
+                raise Rejected(refused)
             self._stored().store(batch.end, str(batch.last))
         self._end = batch.end
         if changed:
             self._settle()
-        if refused:
-            raise Rejected(refused)
 
     def _query(self, sql: str) -> pa.Table:
         schema = self._settings.schemas.get("public", "public")

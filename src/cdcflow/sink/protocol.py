@@ -54,6 +54,14 @@ class PositionedSink(TransactionalSink, Protocol):
 
 
 @runtime_checkable
+class Redelivers(TransactionalSink, Protocol):
+    """Takes single changes from before its checkpoint, and leaves that where it is: dead letters whose cause
+    was mended. The offsets of such a batch mean nothing. Fails as `write` does."""
+
+    async def redeliver(self, batch: Batch) -> None: ...
+
+
+@runtime_checkable
 class SchemaSink(Sink, Protocol):
     """Gets each new generation of a relation before the first of its rows; `MESSAGES` is among them in a
     flow that reads logical messages."""
