@@ -11,6 +11,7 @@ from typing import Any
 from cdcflow.errors import Permanent
 from cdcflow.model import Position
 from cdcflow_sinks.duckdb import statements
+from cdcflow_sinks.duckdb.backfills import Backfills
 from cdcflow_sinks.duckdb.database import Checkpoints
 from cdcflow_sinks.duckdb.relations import Relations
 
@@ -37,6 +38,8 @@ def move(
                 "holds the beginning, read everything anew with a backfill",
             )
         _let_go(connection, database, flow, stored)
+    if present != offset:
+        Backfills(connection, database, flow).forget_all()
     stored.store(offset, str(position))
 
 

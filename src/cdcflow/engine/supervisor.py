@@ -22,7 +22,7 @@ import orjson
 import cdcflow
 from cdcflow.config import Config, flow_files, flow_folder
 from cdcflow.delivery import CheckpointStore, FlowReport
-from cdcflow.engine import accepted
+from cdcflow.engine import accepted, backfills
 from cdcflow.engine import log as logs
 from cdcflow.engine.accepted import Accepted
 from cdcflow.engine.assignment import Assignment
@@ -418,7 +418,11 @@ class Supervisor:
                 path = self._config.journal.path
                 journal = await asyncio.to_thread(journal_document, path)
                 held = await asyncio.to_thread(self._held_back)
-                return orjson.dumps(self._document(journal, held))
+                figures = self._figures.get("backfills") or []
+                shown = await asyncio.to_thread(backfills.document, self._config, figures)
+                return orjson.dumps({**self._document(journal, held), "backfills": shown})
+            case "backfill":
+                return await asyncio.to_thread(backfills.answer, self._config, request)
             case "obey":
                 self._delivery.obey(str(request.get("flow")))
                 self._changed.set()
@@ -427,7 +431,7 @@ class Supervisor:
                 self._watcher.tell()
                 return b"{}"
             case _:
-                raise CdcflowError("the engine answers to `status`, `obey` and `reload`")
+                raise CdcflowError("the engine answers to `status`, `backfill`, `obey` and `reload`")
 
     def _held_back(self) -> list[Finding]:
         """Paused flows for whose sake the journal keeps much."""
