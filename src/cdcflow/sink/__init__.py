@@ -2,6 +2,7 @@
 
 from cdcflow.errors import DeliveryError, Disabled, Permanent, Rejected, TooLarge, Transient, Unauthorized
 from cdcflow.sink.budget import Budget, Limit
+from cdcflow.sink.describing import Describes, Field
 from cdcflow.sink.judging import Claims, ExpectedTable, Judges, judge_events
 from cdcflow.sink.protocol import (
     Batching,
@@ -11,6 +12,8 @@ from cdcflow.sink.protocol import (
     Probe,
     QuerySink,
     Redelivers,
+    Remembers,
+    RewindableSink,
     SchemaSink,
     Sink,
     SinkPlugin,
@@ -25,8 +28,10 @@ __all__ = [
     "Claims",
     "ConfigPath",
     "DeliveryError",
+    "Describes",
     "Disabled",
     "ExpectedTable",
+    "Field",
     "Finding",
     "FlowContext",
     "Judges",
@@ -37,6 +42,8 @@ __all__ = [
     "QuerySink",
     "Redelivers",
     "Rejected",
+    "Remembers",
+    "RewindableSink",
     "SchemaSink",
     "Secret",
     "Settings",
