@@ -1,6 +1,8 @@
 """Online backfills: rows that were there come into the journal while the stream goes on, each once, in a
 place where nothing older follows anything newer."""
 
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 from cdcflow.errors import CdcflowError
 from cdcflow.journal import Reader, verify
 from cdcflow.model import BACKFILLS, UNCHANGED, Change, Op
+from cdcflow.source import monitor
 from cdcflow.source.requests import Kept, Request, Requests
 from cdcflow.source.wanted import look
 from cdcflow.testing.database import Database
@@ -311,3 +314,80 @@ def test_what_would_fail_is_found_out_beforehand(postgres: Database, tmp_path: P
     assert "semicolon" in refusal(postgres.dsn, where="true); DROP TABLE t; SELECT (true")
     with role_of(postgres, "") as (_, dsn):
         assert "may not read" in refusal(dsn)
+
+
+def test_a_table_without_a_key_is_emptied_and_read_while_the_stream_stands(
+    postgres: Database, tmp_path: Path, requests: Requests
+) -> None:
+    postgres.execute("CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL")
+    postgres.execute("CREATE TABLE live (id serial PRIMARY KEY)")
+    postgres.execute("INSERT INTO t SELECT g, 0 FROM generate_series(1, 20000) g")
+    publish(postgres, "t", "live")
+    journal = tmp_path / "journal"
+    with backfilling(postgres, tmp_path, requests):
+        refused = ended(requests, requests.add(Request("", ("public.t",))))
+        assert "has no key" in refused.outcomes["public.t"].error
+        request = requests.add(Request("", ("public.t",), halt=True))
+        stop = threading.Event()
+
+        def change() -> None:
+            with postgres.connect(autocommit=True) as connection:
+                while not stop.is_set():
+                    connection.execute("UPDATE t SET v = v + 1 WHERE id = (random() * 20000)::int")
+                    connection.execute("INSERT INTO live DEFAULT VALUES")
+
+        thread = threading.Thread(target=change)
+        thread.start()
+        try:
+            assert ended(requests, request).state == "done"
+        finally:
+            stop.set()
+            thread.join()
+        postgres.execute("INSERT INTO live VALUES (-1)")
+        eventually(lambda: "-1" in rows(changes(journal), "live"), timeout=MINUTE)
+    found = changes(journal)
+    last = max(i for i, c in enumerate(found) if c.op is Op.TRUNCATE)
+    held: Counter[tuple[Any, ...]] = Counter()
+    for change_ in found[last:]:
+        if change_.relation.name == "t":
+            if change_.old is not None:
+                held[tuple(change_.old.values())] -= 1
+            if change_.new is not None and change_.op is not Op.TRUNCATE:
+                held[tuple(change_.new.values())] += 1
+    there = Counter((str(i), str(v)) for i, v in postgres.execute("SELECT id, v FROM t"))
+    assert +held == there
+    assert not list(verify(journal))
+
+
+def test_a_first_load_can_be_online(postgres: Database, tmp_path: Path, requests: Requests) -> None:
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE n (a int)")
+    postgres.execute("INSERT INTO t SELECT g, 0 FROM generate_series(1, 3000) g; INSERT INTO n VALUES (1)")
+    publish(postgres, "t", "n")
+    with backfilling(postgres, tmp_path, requests, backfill=True, online=True):
+        [kept] = eventually(requests.all, timeout=MINUTE)
+        assert ended(requests, kept.request).state == "done"
+    assert len(reads(tmp_path / "journal")) == 3000
+    assert len(reads(tmp_path / "journal", "n")) == 1
+    with Reader(tmp_path / "journal") as reader:
+        assert reader.initial_rows() == 0
+    with backfilling(postgres, tmp_path, requests, backfill=True, online=True):
+        pass
+    assert len(requests.all()) == 1
+
+
+def test_a_table_that_comes_into_the_publication_is_read_where_that_is_wished(
+    postgres: Database, tmp_path: Path, requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "WATCH_INTERVAL", 0.1)
+    monkeypatch.setattr(monitor, "INTERVAL", 0.1)
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE later (id int PRIMARY KEY)")
+    postgres.execute("INSERT INTO later SELECT generate_series(1, 500)")
+    publish(postgres, "t")
+    with backfilling(postgres, tmp_path, requests, backfill_new_tables=True):
+        postgres.execute(
+            sql.SQL("ALTER PUBLICATION {} ADD TABLE later").format(sql.Identifier(postgres.publication))
+        )
+        [kept] = eventually(requests.all, timeout=MINUTE)
+        assert kept.request.tables == ("public.later",)
+        assert ended(requests, kept.request).state == "done"
+    assert len(reads(tmp_path / "journal", "later")) == 500

@@ -172,7 +172,7 @@ class Sink:
         self.rows[key] = row
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 @pytest.mark.parametrize("exact", [True, False], ids=["primary", "standby"])
 def test_a_sink_has_every_row_in_its_last_state_once_all_chunks_have_come(

@@ -22,6 +22,7 @@ from cdcflow.testing.postgres import Server, find_binaries
 from cdcflow.testing.receiver import Receiver
 from cdcflow.testing.waiting import eventually
 from faults.project import SCHEMA, Chaos, Project, assert_identical, assert_whole, kill
+from stress.backfill import backfill
 
 #: Seconds between two kills: short against a restart's back-off, long enough that load builds up.
 BETWEEN_KILLS = (0.5, 4.0)
@@ -30,6 +31,8 @@ TARGETS = ("capture", "worker", "supervisor", "postgres")
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make stress", description=__doc__)
+    parser.add_argument("--scenario", choices=("dml", "backfill"), default="dml")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the scenario backfill")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     parser.add_argument("--clients", type=int, default=4)
@@ -43,7 +46,10 @@ def main() -> int:
     server.init()
     server.start()
     try:
-        stress(directory, server, options)
+        if options.scenario == "backfill":
+            backfill(directory, server, rows=options.rows, seed=options.seed, clients=options.clients)
+        else:
+            stress(directory, server, options)
     except BaseException:
         print(f"what there is to look at is in {directory}", file=sys.stderr)
         server.stop("immediate")
