@@ -34,15 +34,19 @@ class StepError(ConfigurationError):
         self.line = line
 
 
+#: Schema and name.
+TableName = tuple[str, str]
+
+
 class Tables(Protocol):
     """Reads rows of other tables as they are now, in few queries; for steps that look something up."""
 
-    def columns(self, table: str) -> Sequence[Column]:
-        """The columns of `schema.table`. Raises CdcflowError where there is none, or it cannot be read."""
+    def columns(self, table: TableName) -> Sequence[Column]:
+        """The columns of a table. Raises CdcflowError where there is none, or it cannot be read."""
         ...
 
     def fetch(
-        self, table: str, by: Sequence[str], keys: Sequence[tuple[str, ...]], columns: Sequence[str]
+        self, table: TableName, by: Sequence[str], keys: Sequence[tuple[str, ...]], columns: Sequence[str]
     ) -> Mapping[tuple[str, ...], tuple[str | None, ...]]:
         """For each key that has a row, in one query: Postgres' text of `columns`.
 
