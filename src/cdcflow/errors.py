@@ -2,6 +2,8 @@
 
     CdcflowError                 1  failed while running
     ├── ConfigurationError       2  the configuration is wrong
+    │   └── ExpressionError         an SQL expression, with the place in its text
+    ├── EvaluationError          1  an expression fails for some rows
     ├── EnvironmentFault         3  something outside is wrong: server, disk, privileges
     │   ├── SourceError             the database does not let us capture (remedy in the message)
     │   │   └── SourceUnavailable      not now: worth trying again by itself
@@ -22,6 +24,7 @@ row's values or a secret. `hint` is the remedy, printed on a line of its own.
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 _NOTHING: Mapping[int, str] = MappingProxyType({})
 
@@ -40,6 +43,54 @@ class ConfigurationError(CdcflowError):
     """What the user wrote is wrong. Names file, line and key where they are known."""
 
     exit_code = 2
+
+
+class ExpressionError(ConfigurationError):
+    """An SQL expression that is refused. `line` and `column` count from 1, in characters of its text.
+
+    `str()` is the sentence alone; `excerpt` shows the line with a caret below the place.
+    """
+
+    def __init__(self, message: str, *, text: str = "", at: int = 0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.text = text
+        self.at = at
+
+    @property
+    def line(self) -> int:
+        return self.text.count("\n", 0, self.at) + 1
+
+    @property
+    def column(self) -> int:
+        return self.at - (self.text.rfind("\n", 0, self.at) + 1) + 1
+
+    @property
+    def excerpt(self) -> str:
+        """The line of the place, and a caret below it."""
+        lines = self.text.split("\n")
+        return f"{lines[self.line - 1]}\n{' ' * (self.column - 1)}^"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_expression_error, (str(self), self.text, self.at, self.hint))
+
+
+def _expression_error(message: str, text: str, at: int, hint: str) -> ExpressionError:
+    return ExpressionError(message, text=text, at=at, hint=hint)
+
+
+class EvaluationError(CdcflowError):
+    """Postgres would raise an error for these rows (division by zero, a cast of what is no number …).
+
+    `rows` maps a row of the group (not its index in the batch) to the reason, which holds no values.
+    """
+
+    def __init__(self, rows: Mapping[int, str]) -> None:
+        reasons = ", ".join(sorted(set(rows.values()))[:3])
+        super().__init__(f"{len(rows)} row(s) cannot be evaluated: {reasons}")
+        self.rows = dict(rows)
+
+    def __reduce__(self) -> tuple[type["EvaluationError"], tuple[dict[int, str]]]:
+        return (EvaluationError, (self.rows,))
 
 
 class EnvironmentFault(CdcflowError):

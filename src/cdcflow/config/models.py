@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from cdcflow.errors import ConfigurationError
+from cdcflow.model.ddl import DDL_PREFIX
 from cdcflow.model.message import PrefixPattern
 from cdcflow.model.patterns import TablePattern
 from cdcflow.sink import ConfigPath, Secret, Settings, SinkOptions, SinkPlugin, SinkSettings
@@ -71,6 +72,12 @@ def _qualified(name: str) -> str:
     return name
 
 
+def _source_prefix(text: str) -> str:
+    if text.removeprefix("!") == DDL_PREFIX:
+        raise ValueError("the text of DDL is captured with `ddl: true`")
+    return _prefix_pattern(text)
+
+
 class HeartbeatSettings(Settings):
     """`source.heartbeat:`, a sign of life written to the source, for idle databases on busy servers."""
 
@@ -101,7 +108,11 @@ class SourceSettings(Settings):
     dsn: Annotated[Secret, AfterValidator(_dsn)]
     tables: Annotated[tuple[TablePatternText, ...], Field(min_length=1)]
     #: Prefixes of the logical messages that are captured; none: the server is not even asked for any.
-    messages: tuple[PrefixPatternText, ...] = ()
+    messages: tuple[Annotated[str, AfterValidator(_source_prefix)], ...] = ()
+    #: Whether an event trigger, which `cdcflow setup` then makes, puts the text of DDL into the stream.
+    ddl: bool = False
+    #: Whether transactions that were replicated to here are captured too; `none` keeps loops out.
+    origin: Literal["any", "none"] = "any"
     publication: Annotated[str, AfterValidator(_identifier)] = "cdcflow"
     slot: Annotated[str, AfterValidator(_slot)] = "cdcflow"
     backfill: Literal["initial", "none"] = "initial"
@@ -109,6 +120,11 @@ class SourceSettings(Settings):
     confirm: Literal["journaled", "delivered"] = "journaled"
     heartbeat: HeartbeatSettings = HeartbeatSettings()
     retained_wal: RetainedWalSettings = RetainedWalSettings()
+
+    @property
+    def captured_messages(self) -> tuple[str, ...]:
+        """`messages`, and what `ddl` asks for."""
+        return (*self.messages, *((DDL_PREFIX,) if self.ddl else ()))
 
 
 class Keep(Settings):

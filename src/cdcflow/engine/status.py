@@ -17,6 +17,12 @@ from cdcflow.sink import Finding
 #: A process that reports twice a second and has said nothing for this long hangs.
 STALE_SECONDS = 10.0
 
+#: What only the connected server says.
+UNKNOWN = (
+    *("lag_bytes", "server_lsn", "retained_bytes", "wal_status", "safe_wal_size"),
+    *("catalog_age", "oldest_transaction"),
+)
+
 #: So many crashes in a row are no accident: a person should look.
 CRASHES = 3
 
@@ -107,6 +113,8 @@ def capture_document(config: Config, figures: dict[str, Any], state: str, child:
         "retained_bytes": None,
         "wal_status": None,
         "safe_wal_size": None,
+        "catalog_age": None,
+        "oldest_transaction": None,
         "findings": [],
         **figures,
         "state": state,
@@ -114,8 +122,7 @@ def capture_document(config: Config, figures: dict[str, Any], state: str, child:
         "pid": child.pid,
     }
     if state in ("stopped", "connecting"):
-        unknown = ("lag_bytes", "server_lsn", "retained_bytes", "wal_status", "safe_wal_size")
-        known |= dict.fromkeys(unknown)
+        known |= dict.fromkeys(UNKNOWN)
     if child.pid is None:
         known["error"] = how_it_ended(child) or known["error"]
     return known

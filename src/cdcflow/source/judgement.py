@@ -12,6 +12,8 @@ from cdcflow.source.statements import (
     add_tables,
     create_publication,
     create_slot,
+    ddl_triggers,
+    enable_ddl_triggers,
     full_identity,
     publish_everything,
     publish_via_root,
@@ -42,6 +44,18 @@ SHOWN = 5
 SPARE = 5
 
 
+#: The first major version whose walsender can leave out what was replicated to it.
+ORIGIN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the configuration wants of the source besides tables: `source.origin: none`, `source.ddl`."""
+
+    local_only: bool = False
+    ddl: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Situation:
     """The facts, as `cdcflow.source.catalog` reads them.
@@ -61,6 +75,9 @@ class Situation:
     slot_user: str | None
     shapes: Shapes = field(default_factory=dict)
     vitals: Vitals | None = None
+    wishes: Wishes = Wishes()
+    #: Whether the event triggers for DDL fire; None where there are none, or none are wanted.
+    ddl_triggers: bool | None = None
 
     @property
     def publishes_generated(self) -> bool:
@@ -81,6 +98,7 @@ def judge(situation: Situation) -> list[Finding]:
         *_contents(situation),
         *_partitions(situation),
         *_slot(situation),
+        *_ddl(situation),
         *_vitals(situation),
     ]
 
@@ -104,6 +122,13 @@ def _server(situation: Situation) -> Iterator[Finding]:
             "server",
             "the server is a standby, where neither publication nor slot can be made",
             "point source.dsn at the primary; with several hosts add target_session_attrs=read-write",
+        )
+    if situation.wishes.local_only and identity.major < ORIGIN:
+        yield Finding(
+            "error",
+            "origin",
+            f"source.origin is none, and PostgreSQL {major} cannot leave out what was replicated to it",
+            f"upgrade the server to {ORIGIN} or later, or set source.origin: any",
         )
     if server.wal_level != "logical":
         yield Finding(
@@ -410,6 +435,22 @@ def _slot(situation: Situation) -> Iterator[Finding]:
             " checkpoint",
             "start cdcflow now, and raise max_slot_wal_keep_size",
         )
+
+
+def _ddl(situation: Situation) -> Iterator[Finding]:
+    if not situation.wishes.ddl or situation.ddl_triggers:
+        return
+    missing = situation.ddl_triggers is None
+    yield Finding(
+        "warning",
+        "ddl",
+        "source.ddl is true, and the event triggers that put DDL into the stream are"
+        f" {'not there' if missing else 'disabled'}: the history lacks what is run meanwhile",
+        "run `cdcflow setup` as a superuser, or let one run this (Amazon RDS: rds_superuser, Google Cloud"
+        " SQL: cloudsqlsuperuser, Azure: azure_pg_admin); or set source.ddl: false",
+        ddl_triggers() if missing else enable_ddl_triggers(),
+        "publication",
+    )
 
 
 def _use(situation: Situation, slot: Slot) -> Iterator[Finding]:
