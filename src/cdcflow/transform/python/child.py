@@ -1,8 +1,8 @@
 """The process that a user's function runs in. A script of its own, which imports nothing of ours: it starts
 quickly and holds nothing that the function could break.
 
-Speaks msgpack on stdin and on what was stdout; what the function prints goes to stderr. The first message says
-what to load, each further one is a batch of changes. Ends where stdin ends.
+Speaks msgpack on stdin and on what was stdout; what the function prints goes to stderr. The first message
+says what to load, each further one is a batch of changes. Ends where stdin ends.
 """
 
 import contextlib
@@ -182,7 +182,9 @@ class Host:
         change = Change(row, op, row_new, row_old)
         change.schema, change.table = order["schema"], order["table"]
         change.position = position
-        change.commit_time = datetime.fromtimestamp(0).astimezone() if microseconds is None else _moment(microseconds)
+        change.commit_time = (
+            datetime.fromtimestamp(0).astimezone() if microseconds is None else _moment(microseconds)
+        )
         return change
 
     def _called(self, change: Change) -> list[Change]:

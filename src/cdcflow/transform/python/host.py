@@ -1,7 +1,7 @@
 """Runs a user's function in a process of its own, with limits on its time and its memory.
 
-Whatever the function does, the caller goes on: it gets an answer, or an error that names the function's place,
-within the limit; `interrupt` ends the process at once. A file that has changed is loaded anew.
+Whatever the function does, the caller goes on: it gets an answer, or an error that names the function's
+place, within the limit; `interrupt` ends the process at once. A file that has changed is loaded anew.
 """
 
 import os
@@ -175,7 +175,7 @@ class Host:
             )
         if answer["failed"] == "memory":
             return Failed(
-                f"{where}: the function {function.name} needs more than {function.memory // 10**6} MB of memory",
+                f"{where}: the function {function.name} needs more memory than {function.memory // 10**6} MB",
                 hint="mend it, or give it more `memory`",
             )
         return Failed(str(answer["said"]), hint="mend the function; the flow then goes on by itself")

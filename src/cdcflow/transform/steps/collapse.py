@@ -52,7 +52,7 @@ class _Collapse:
     def bind(self, relation: Relation) -> Bound:
         if relation.full or not relation.key:
             raise StepError(
-                "nothing but the whole row identifies a row, so which changes are of the same row is not known",
+                "nothing but the whole row identifies a row: which changes are of the same one is not known",
                 hint="put `- key: [id]`, with the columns of the primary key, before it",
             )
         return Bound((relation,), collapsed)
@@ -208,6 +208,6 @@ gather for so long, and the checkpoint moves behind them when they are delivered
 | a change of the key | everything of these keys, as it came |
 | truncate | the truncate, and what came behind it |
 
-Needs a key: under REPLICA IDENTITY FULL put `key` before it.""",
+Needs a key: under REPLICA IDENTITY FULL put `key` before it.""",  # noqa: E501
     example="- collapse: 10s",
 )

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from cdcflow.model import Group, Op, Relation
 from cdcflow.transform.options import Names, Plain, place_of
-from cdcflow.transform.rows import has_old, is_op
+from cdcflow.transform.rows import has_old, is_op, old_columns
 from cdcflow.transform.step import Bound, Run, StepContext, StepError, StepPlugin
 
 
@@ -51,7 +51,7 @@ def _same(group: Group, watched: list[int]) -> pa.Array:
 
 
 def _equal(group: Group, place: int) -> pa.Array:
-    new, old = group.new(place), group.old_values(place)
+    new, old = group.new(place), old_columns(group)[place]
     both_null = pc.and_(new.is_null(), old.is_null())
     return pc.or_(pc.fill_null(pc.equal(new, old), False), both_null)
 

@@ -6,11 +6,11 @@ update or a delete removes is known from the old array, which the server sends u
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from cdcflow.model import Column, Group, Op, Relation
 from cdcflow.model.position import PARTS
@@ -40,7 +40,7 @@ class Array(StepOptions):
     """Which column, and what its element and the element's place are called."""
 
     column: ColumnName
-    name: ColumnName | None = None
+    name: Annotated[ColumnName | None, Field(alias="as")] = None
     position: ColumnName | None = None
     #: What becomes of elements that are gone, where old arrays are not sent.
     without_old: Literal["refuse", "keep"] = "refuse"
@@ -48,11 +48,7 @@ class Array(StepOptions):
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"column": value}
-        if isinstance(value, dict) and "as" in value:
-            return {("name" if key == "as" else key): inner for key, inner in value.items()}
-        return value
+        return {"column": value} if isinstance(value, str) else value
 
 
 class _Explode:
@@ -70,7 +66,7 @@ class _Explode:
             raise StepError(f"{column.name!r} is part of the key", way=("column",))
         if relation.key and not relation.full and options.without_old == "refuse":
             raise StepError(
-                "old rows do not hold the array, so the elements that an update or a delete removes are not known",
+                "old rows do not hold the array: which elements an update or a delete removes is not known",
                 hint=f"run ALTER TABLE {relation.qualified} REPLICA IDENTITY FULL at the source, or write "
                 "`without_old: keep`: such elements then stay at the destination",
             )
@@ -212,9 +208,9 @@ explode = StepPlugin(
     _Explode,
     about="""\
 Makes a row for each element of an array or of a JSON array. The column becomes the element (`as` names it
-anew), and `position` (by default `<column>_position`) its place in the array, from 1, which becomes part of the
-key. Elements of JSON stay JSON. A row whose array is NULL or empty makes none. Inner arrays of SQL arrays are
-taken apart too, as `unnest` does.
+anew), and `position` (by default `<column>_position`) its place in the array, from 1, which becomes part of
+the key. Elements of JSON stay JSON. A row whose array is NULL or empty makes none. Inner arrays of SQL
+arrays are taken apart too, as `unnest` does.
 
 | change | under REPLICA IDENTITY FULL | else, with `without_old: keep` |
 |---|---|---|
@@ -222,7 +218,7 @@ taken apart too, as `unnest` does.
 | update | an update for each place that is in both arrays, inserts for new places, deletes for those that are gone | an update for each element; what is gone stays |
 | delete | a delete for each element of the old array | nothing: what was there stays |
 
-Without `without_old: keep`, a table whose old rows do not hold the array is refused. All rows made of one change
-have its position, told apart by `+1`, `+2` … behind it.""",
+Without `without_old: keep`, a table whose old rows do not hold the array is refused. All rows made of one
+change have its position, told apart by `+1`, `+2` … behind it.""",  # noqa: E501
     example="- explode: {column: tags, as: tag}",
 )

@@ -12,11 +12,10 @@ from itertools import islice
 from typing import Annotated, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from cdcflow.errors import ConfigurationError
-from cdcflow.model import Column, Group, Relation
+from cdcflow.model import Group, Relation
 from cdcflow.model.patterns import TablePattern
 from cdcflow.sink.quantities import Duration
 from cdcflow.transform.derive import Made, derived, passed
@@ -30,7 +29,7 @@ from cdcflow.transform.rows import (
     new_columns,
     old_columns,
 )
-from cdcflow.transform.step import Bound, Run, StepContext, StepError, StepPlugin, TableName, Tables
+from cdcflow.transform.step import Bound, Run, StepContext, StepError, StepPlugin, TableName
 
 #: Keys that one query asks for: large enough that the way to the server and back does not count, small
 #: enough that the query takes milliseconds.

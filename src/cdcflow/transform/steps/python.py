@@ -1,4 +1,5 @@
-"""`python`: a function of the user's, from a file in the configuration directory, run in a process of its own.
+"""`python`: a function of the user's, from a file in the configuration directory, run in a process of its
+own.
 
 It sets the columns that the step names, and drops or repeats changes; it touches nothing else. See
 `cdcflow.transform.python` for what keeps a function that goes wrong from harming anything but its flow.
@@ -38,7 +39,7 @@ class Python(StepOptions):
     #: It takes a list of changes, and gives one.
     batch: bool = False
     #: Column → type: those that it sets.
-    sets: dict[ColumnName, str] = {}
+    sets: Annotated[dict[ColumnName, str], Field(default_factory=dict)]
     on_error: Literal["reject", "stop"] = "reject"
     #: For one batch.
     timeout: Annotated[Duration, Field(gt=0)] = 10.0
@@ -177,7 +178,9 @@ class _Calls:
         set_ = [values[i] or [None] * len(self._places) for i in range(len(values))]
         ours = {place: [row[i] for row in set_] for i, place in enumerate(self._places)}
         for place, column in ours.items():
-            new[place] = pa.array([value if isinstance(value, str) else None for value in column], pa.string())
+            new[place] = pa.array(
+                [value if isinstance(value, str) else None for value in column], pa.string()
+            )
         came = has_old(group)
         unchanged = None
         if group.unchanged or any(value is UNCHANGED for column in ours.values() for value in column):
@@ -207,7 +210,8 @@ class _Calls:
                     kind.to_arrow(pa.array([value], pa.string()))
                 except Permanent:
                     wrong.setdefault(
-                        row, f"{self._host.place}: the function sets {column.name!r} to what is no {kind.name}"
+                        row,
+                        f"{self._host.place}: the function sets {column.name!r} to what is no {kind.name}",
                     )
         if wrong and self._options.on_error == "stop":
             raise Permanent(wrong[min(wrong)], hint="mend the function, or write `on_error: reject`")
@@ -252,7 +256,9 @@ def _rows(group: Group) -> list[list[Any]]:
             texts = list(new)
             for place in absent.get(row, ()):
                 texts[place] = UNCHANGED
-        rows.append([Op(op).word, str(Position(lsn, ordinal)), time, texts, None if old is None else list(old)])
+        rows.append(
+            [Op(op).word, str(Position(lsn, ordinal)), time, texts, None if old is None else list(old)]
+        )
     return rows
 
 
@@ -290,18 +296,19 @@ def transform(change):
     return change
 ```
 
-A change has `op`, `new` and `old` (dicts by column, or None), `schema`, `table`, `position` and `commit_time`.
-Numbers, booleans and JSON are Python's, everything else is Postgres' text; a value that was not sent is
-`cdcflow_change.UNCHANGED`. The function may set the columns that the step names under `sets`, with their
-types, and no others; a list holds the change, or `change.copy()`.
+A change has `op`, `new` and `old` (dicts by column, or None), `schema`, `table`, `position` and
+`commit_time`. Numbers, booleans and JSON are Python's, everything else is Postgres' text; a value that was
+not sent is `cdcflow_change.UNCHANGED`. The function may set the columns that the step names under `sets`,
+with their types, and no others; a list holds the change, or `change.copy()`.
 
-It runs in a process of its own. A change for which it raises, or sets what is no value of the column's type, is
-refused for good, with the places that the exception went through and without its message (`on_error: reject`),
-or stops the flow (`on_error: stop`; always with `batch`). A function that needs longer than `timeout` for a
-batch, or more than `memory`, stops its flow, which says where it was; other flows notice nothing.
+It runs in a process of its own. A change for which it raises, or sets what is no value of the column's
+type, is refused for good, with the places that the exception went through and without its message
+(`on_error: reject`), or stops the flow (`on_error: stop`; always with `batch`). A function that needs
+longer than `timeout` for a batch, or more than `memory`, stops its flow, which says where it was; other
+flows notice nothing.
 
-Under REPLICA IDENTITY FULL, columns that it sets are no part of what identifies a row: put `key` behind it for
-a sink that keeps rows. Deletes pass through the function too; what it would set in them is ignored.""",
+Under REPLICA IDENTITY FULL, columns that it sets are no part of what identifies a row: put `key` behind it
+for a sink that keeps rows. Deletes pass through the function too; what it would set in them is ignored.""",
     example="""\
 - python:
     file: scoring.py

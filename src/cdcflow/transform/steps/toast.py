@@ -1,10 +1,10 @@
 """`toast`: what becomes of values that an update did not send, since it left them alone."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from cdcflow.model import Group, Relation
 from cdcflow.transform.options import Names, StepOptions, place_of
@@ -25,17 +25,13 @@ AT_ONCE = 5_000
 class Fill(StepOptions):
     """Where a value is taken from; `columns` only, or all."""
 
-    source: Literal["old", "source", "omit"]
+    source: Annotated[Literal["old", "source", "omit"], Field(alias="from")]
     columns: Names | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"source": value}
-        if isinstance(value, dict) and "from" in value:
-            return {("source" if key == "from" else key): inner for key, inner in value.items()}
-        return value
+        return {"from": value} if isinstance(value, str) else value
 
 
 class _Toast:
