@@ -10,6 +10,7 @@ from typing import Any
 from cdcflow.config import Config, make_chain
 from cdcflow.delivery import CheckpointStore, FlowPlan, FlowWorker
 from cdcflow.engine.control import ControlServer, ipc_bytes
+from cdcflow.engine.lookups import tables_of
 from cdcflow.engine.places import Lock, Places
 from cdcflow.engine.reports import Live, Order, Report
 from cdcflow.errors import CdcflowError, ConfigurationError
@@ -133,7 +134,9 @@ class Delivering:
             options=flow.options,
             start=flow.start,
             messages=PrefixPatterns(flow.messages),
-            chain=make_chain(flow, base=self._config.base, mask_key=self._config.mask_key),
+            chain=make_chain(
+                flow, base=self._config.base, mask_key=self._config.mask_key, tables=tables_of(self._config)
+            ),
             budget=self._places.budget(entry.connection),
         )
         return FlowWorker(

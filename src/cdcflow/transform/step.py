@@ -55,6 +55,14 @@ class Tables(Protocol):
         """
         ...
 
+    def interrupt(self) -> None:
+        """Ends what is being asked, and all later questions, with an error. From any thread."""
+        ...
+
+    def close(self) -> None:
+        """Gives back what is held. It may be asked again."""
+        ...
+
 
 @dataclass(frozen=True)
 class StepContext:
@@ -85,8 +93,8 @@ class Run:
 
     def __init__(self, batch: Batch, *, noting: bool = False) -> None:
         self.batch = batch
-        #: Index in the batch → why the change is refused for good.
-        self.refused: dict[int, str] = {}
+        #: Index in the batch → why the change is refused for good, and the step that refused it.
+        self.refused: dict[int, Dropped] = {}
         self.notes: dict[int, Dropped] | None = {} if noting else None
         #: Number of the step that runs.
         self.step = 0
@@ -99,13 +107,13 @@ class Run:
         """The rows that `keep` (of true and false) marks; the others are dropped for `reason`."""
         if self.notes is not None:
             for index in group.meta("index").filter(pc.invert(keep)).to_pylist():
-                self.notes[index] = Dropped(self.step, reason)
+                self.notes.setdefault(index, Dropped(self.step, reason))
         return group.take(keep)
 
     def refuse(self, group: Group, wrong: pa.Array, reason: str) -> Group:
         """The group without the rows that `wrong` marks, which are refused for good."""
         for index in group.meta("index").filter(wrong).to_pylist():
-            self.refused.setdefault(index, reason)
+            self.refused.setdefault(index, Dropped(self.step, reason))
         return group.take(pc.invert(wrong))
 
     def refuse_rows(self, group: Group, reasons: Mapping[int, str]) -> Group:
@@ -114,7 +122,7 @@ class Run:
         wrong = [False] * len(group)
         for row, reason in reasons.items():
             wrong[row] = True
-            self.refused.setdefault(index[row].as_py(), reason)
+            self.refused.setdefault(index[row].as_py(), Dropped(self.step, reason))
         return group.take(pc.invert(pa.array(wrong, pa.bool_())))
 
 

@@ -14,8 +14,9 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from cdcflow import types
 from cdcflow.errors import ConfigurationError
-from cdcflow.model import Group, Relation
+from cdcflow.model import Column, Group, Relation
 from cdcflow.model.patterns import TablePattern
 from cdcflow.sink.quantities import Duration
 from cdcflow.transform.derive import Made, derived, passed
@@ -29,7 +30,7 @@ from cdcflow.transform.rows import (
     new_columns,
     old_columns,
 )
-from cdcflow.transform.step import Bound, Run, StepContext, StepError, StepPlugin, TableName
+from cdcflow.transform.step import Bound, Run, StepContext, StepError, StepPlugin, TableName, Tables
 
 #: Keys that one query asks for: large enough that the way to the server and back does not count, small
 #: enough that the query takes milliseconds.
@@ -75,13 +76,22 @@ class _Lookup:
         self._context = context
         self._table = _named(options.table)
         self._cache: Cache | None = None
+        self._tables: Tables | None = None
+
+    def interrupt(self) -> None:
+        if self._tables is not None:
+            self._tables.interrupt()
+
+    def close(self) -> None:
+        if self._tables is not None:
+            self._tables.close()
 
     def bind(self, relation: Relation) -> Bound:
         options = self._options
         on = [place_of(relation, name, ("on", name)) for name in options.on]
         if self._context.tables is None:
             raise StepError("nothing can be looked up here", hint="")
-        tables = self._context.tables(options.warehouse)
+        tables = self._tables = self._context.tables(options.warehouse)
         there = {column.name: column for column in tables.columns(self._table)}
         for way, names in (("on", options.on), ("columns", options.columns)):
             for ours, theirs in names.items():
@@ -91,6 +101,14 @@ class _Lookup:
                         hint=nearest(theirs, there),
                         way=(way, ours),
                     )
+        for place, (ours, theirs) in zip(on, options.on.items(), strict=True):
+            if not _comparable(relation.columns[place], there[theirs]):
+                kinds = types.of(relation.columns[place]).name, types.of(there[theirs]).name
+                raise StepError(
+                    f"{ours!r} is of type {kinds[0]}, and {options.table}'s {theirs!r} of type {kinds[1]}",
+                    hint="cast the column before this step",
+                    way=("on", ours),
+                )
         if self._cache is None:
             by, wanted = list(options.on.values()), list(options.columns.values())
 
@@ -223,6 +241,17 @@ class Cache:
                 for old in list(islice(answers, len(answers) - self._size)):
                     del answers[old]
         return [found[key] for key in keys]
+
+
+#: OIDs of types whose texts mean the same in each other.
+_ALIKE = (frozenset((21, 23, 20, 1700)), frozenset((25, 1043, 1042, 19)))
+
+
+def _comparable(ours: Column, theirs: Column) -> bool:
+    """Whether the text of one is a text of the other. A warehouse's columns are all text."""
+    if theirs.type_oid == 25 or (ours.type_oid, ours.type_name) == (theirs.type_oid, theirs.type_name):
+        return True
+    return any({ours.type_oid, theirs.type_oid} <= kinds for kinds in _ALIKE)
 
 
 def _named(text: str) -> TableName:

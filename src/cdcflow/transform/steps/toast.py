@@ -38,6 +38,15 @@ class _Toast:
     def __init__(self, options: Fill, context: StepContext) -> None:
         self._options = options
         self._tables = context.tables
+        self._asked: Tables | None = None
+
+    def interrupt(self) -> None:
+        if self._asked is not None:
+            self._asked.interrupt()
+
+    def close(self) -> None:
+        if self._asked is not None:
+            self._asked.close()
 
     def bind(self, relation: Relation) -> Bound:
         options = self._options
@@ -59,7 +68,8 @@ class _Toast:
             raise StepError("nothing identifies a row, so it cannot be looked up", hint="leave the step out")
         if self._tables is None:
             raise StepError("the source cannot be asked here", hint="")
-        return Bound((relation,), _Reselect(relation, places, self._tables(None)))
+        self._asked = self._tables(None)
+        return Bound((relation,), _Reselect(relation, places, self._asked))
 
 
 def _omit(group: Group, run: Run) -> list[Group]:
