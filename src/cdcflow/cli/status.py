@@ -114,7 +114,10 @@ def _screen(document: Document) -> Any:
     return Group(*map(Text, summary(document)), Text(), table, *map(Text, lines))
 
 
-COLUMNS = ("flow", "state", "lag", "behind", "delivered", "last delivery", "retries", "restarts", "reason")
+COLUMNS = (
+    *("flow", "state", "lag", "behind", "delivered", "last delivery"),
+    *("retries", "restarts", "dead", "parked", "reason"),
+)
 
 #: So many columns fit a terminal of 80; `remarks` tells the rest where there is something to tell.
 _FITTING = 6
@@ -128,7 +131,9 @@ def remarks(document: Document) -> list[str]:
     """A line for every flow that is not simply fine."""
     found = []
     for flow in document["flows"]:
-        counts = [f"{flow[name]} {name}" for name in ("retries", "restarts") if flow.get(name)]
+        counts = [
+            f"{flow[name]} {name}" for name in ("retries", "restarts", "dead", "parked") if flow.get(name)
+        ]
         told = [*([flow["reason"]] if flow.get("reason") else []), *counts]
         if told:
             found.append(f"{flow['name']}: {', '.join(told)}")
@@ -157,6 +162,8 @@ def rows(document: Document) -> list[tuple[object, ...]]:
                 _ago(flow.get("last_delivery")),
                 flow.get("retries"),
                 flow.get("restarts"),
+                flow.get("dead"),
+                flow.get("parked"),
                 flow.get("reason") or None,
             )
         )

@@ -253,6 +253,8 @@ class _Flows:
                 document.file,
                 place.line,
                 settings.messages,
+                settings.on_reject or ("supersede" if sink.plugin.writes == "states" else "park"),
+                settings.dead_letters,
                 steps,
             )
 

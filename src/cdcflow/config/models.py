@@ -116,6 +116,9 @@ class SourceSettings(Settings):
     publication: Annotated[str, AfterValidator(_identifier)] = "cdcflow"
     slot: Annotated[str, AfterValidator(_slot)] = "cdcflow"
     backfill: Literal["initial", "none"] = "initial"
+    #: Processes that read tables for a backfill side by side: each keeps about a core busy, and another one
+    #: of the server.
+    backfill_readers: Annotated[int, Field(ge=1, le=16)] = 2
     #: Behind what the slot is confirmed: the journal's fsync, or every flow's checkpoint.
     confirm: Literal["journaled", "delivered"] = "journaled"
     heartbeat: HeartbeatSettings = HeartbeatSettings()
@@ -154,6 +157,15 @@ class EngineSettings(Settings):
     processes: Annotated[int, Field(ge=1)] | None = None
 
 
+class LetterLimits(Settings):
+    """`dead_letters:` of a flow. Beyond these, refused changes become no dead letters: the flow stops."""
+
+    #: Most letters that the flow keeps, parked ones among them.
+    limit: Annotated[int, Field(ge=1)] = 1_000
+    #: Largest part of its latest changes, from 0 to 1.
+    share: Annotated[float, Field(gt=0, le=1)] = 0.2
+
+
 class MaskSettings(Settings):
     """`mask:`, what all flows mask values with."""
 
@@ -171,6 +183,10 @@ class FlowSettings(Settings):
     to: str
     options: Annotated[dict[str, object], Field(alias="with", default_factory=dict)]
     start: Literal["earliest", "latest"] = "earliest"
+    #: What becomes of later changes of a key of which one was refused. None: as the sink writes states or
+    #: events.
+    on_reject: Literal["park", "supersede", "stop"] | None = None
+    dead_letters: LetterLimits = LetterLimits()
 
 
 @dataclass(frozen=True)
@@ -219,6 +235,8 @@ class Flow:
     line: int
     #: Prefix patterns of logical messages.
     messages: tuple[str, ...] = ()
+    on_reject: Literal["park", "supersede", "stop"] = "park"
+    dead_letters: LetterLimits = field(default_factory=LetterLimits)
     transforms: tuple[StepEntry, ...] = ()
 
     @property

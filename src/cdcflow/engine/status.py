@@ -93,6 +93,8 @@ def flow_document(flow: Flow, config: Config, report: FlowReport, child: Child) 
         "retries": report.retries,
         "restarts": child.restarts,
         "last_delivery": report.last_delivery,
+        "dead": report.dead,
+        "parked": report.parked,
         "pid": child.pid,
     }
 
@@ -116,7 +118,7 @@ def capture_document(config: Config, figures: dict[str, Any], state: str, child:
         "catalog_age": None,
         "oldest_transaction": None,
         "findings": [],
-        **figures,
+        **{key: value for key, value in figures.items() if key != "backfills"},
         "state": state,
         "restarts": child.restarts,
         "pid": child.pid,
@@ -143,6 +145,25 @@ def journal_document(path: Path) -> dict[str, int | None]:
             return {"offset": reader.head().offset, "first_offset": reader.first_offset(), "bytes": size}
     except (JournalError, OSError):
         return {"offset": None, "first_offset": None, "bytes": None}
+
+
+def letter_findings(reports: Iterable[FlowReport]) -> list[Finding]:
+    """A warning for every flow that keeps changes which did not get through."""
+    found = []
+    for report in reports:
+        if not report.dead and not report.parked:
+            continue
+        parked = f", and {report.parked} wait behind them" if report.parked else ""
+        found.append(
+            Finding(
+                "warning",
+                f"flow {report.name}",
+                f"its sink has refused {report.dead} change(s){parked}",
+                f"`cdcflow deadletters list --flow {report.name}` says which and why; mend the cause, then"
+                " `cdcflow deadletters retry`",
+            )
+        )
+    return found
 
 
 def findings_document(findings: Iterable[Finding]) -> list[dict[str, Any]]:
