@@ -259,7 +259,9 @@ The old row is known under REPLICA IDENTITY FULL, and where the condition asks f
 **A condition that asks for** `old.x`, `changed(x)`, `op`, `commit_time` **or** `position` is about the
 change: what does not fulfil it is dropped, nothing is made into anything else. Truncates pass.
 
-A change whose condition cannot be known, because the update did not send a value that it asks for, is refused
+A row that enters by an update which did not send a large value comes without it, and a sink that keeps rows has
+none: put `toast: source` before the filter of a table that has such values and is not under REPLICA IDENTITY
+FULL. A change whose condition cannot be known, because the update did not send a value that it asks for, is refused
 for good: see `toast`.""",  # noqa: E501
     example="""\
 - filter: status = 'paid' and amount > 100
