@@ -197,8 +197,7 @@ class TestPython(StepConformance):
         (tmp_path / "code.py").write_text(code)
 
     def make_chain(self) -> Chain:
-        self.made = chain(self.options, around=context(base=self.base))
-        return self.made
+        return chain(self.options, around=context(base=self.base))
 
     def expected(self, row: Row) -> Row:
         return {**row, "n": str(int(row["id"] or 0) + 1)}
