@@ -12,13 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdcflow.errors import Permanent, Rejected
-from cdcflow.model import MESSAGES, Batch, Op, Position, Relation
+from cdcflow.model import BACKFILLS, MESSAGES, Batch, Mark, Op, Position, Relation, marks
 from cdcflow.sink import ExpectedTable, Finding, FlowContext, SinkOptions
 from cdcflow_sinks.duckdb import database
 from cdcflow_sinks.duckdb.apply import apply, generations
+from cdcflow_sinks.duckdb.backfills import Backfills
 from cdcflow_sinks.duckdb.failures import FATAL, translated
 from cdcflow_sinks.duckdb.judging import judge
 from cdcflow_sinks.duckdb.messages import append
+from cdcflow_sinks.duckdb.moving import move
 from cdcflow_sinks.duckdb.probe import probe
 from cdcflow_sinks.duckdb.query import run_query
 from cdcflow_sinks.duckdb.relations import Relations
@@ -29,7 +31,7 @@ Result = TypeVar("Result")
 
 
 class DuckDBSink:
-    """Implements Sink, PositionedSink, SchemaSink, QuerySink, Probe, Judges and Claims.
+    """Implements Sink, PositionedSink, RewindableSink, SchemaSink, QuerySink, Probe, Judges and Claims.
 
     DuckDB blocks while it works, so every call of it runs in a thread of the sink's own; queries run in
     others, beside it.
@@ -64,6 +66,9 @@ class DuckDBSink:
 
     async def position(self) -> Position | None:
         return await self._run(lambda: self._stored().position())
+
+    async def move(self, offset: int, position: Position, *, whole: bool) -> None:
+        await self._run(lambda: self._move(offset, position, whole=whole))
 
     async def prepare(self, relations: Sequence[Relation]) -> None:
         await self._run(lambda: self._prepare(relations))
@@ -109,6 +114,7 @@ class DuckDBSink:
         with self._file.writing:
             made = self._checkpoints.create()
             Relations(self._connection, self._database).create()
+            self._backfills().create()
             if made:
                 self._settle()
 
@@ -124,6 +130,16 @@ class DuckDBSink:
             raise Permanent("the sink is not open")
         return self._checkpoints
 
+    def _move(self, offset: int, position: Position, *, whole: bool) -> None:
+        self._end = None
+        self._targets.clear()
+        with self._file.writing, self._transaction():
+            move(self._connection, self._database, self._flow, self._stored(), offset, position, whole=whole)
+        self._settle()
+
+    def _backfills(self) -> Backfills:
+        return Backfills(self._connection, self._database, self._flow)
+
     def _settle(self) -> None:
         """DDL goes to the file at once: replaying it from DuckDB's own log has failed (duckdb#19712)."""
         try:
@@ -137,7 +153,7 @@ class DuckDBSink:
         known = Relations(self._connection, self._database)
         new: dict[int, Relation] = {}
         for relation in relations:
-            if relation != MESSAGES and known.of(relation.oid) is None:
+            if relation not in (MESSAGES, BACKFILLS) and known.of(relation.oid) is None:
                 new.setdefault(relation.oid, relation)
         if not new:
             return
@@ -168,6 +184,7 @@ class DuckDBSink:
         target, changed = bind(
             self._connection, self._database, relation, self._settings, lsn=lsn, emptied=emptied
         )
+        Relations(self._connection, self._database).claim(relation.oid, self._flow)
         # Whatever table this one was before, or this name had before.
         self._targets = {name: t for name, t in self._targets.items() if t.relation.oid != relation.oid}
         self._targets[target.table] = target
@@ -201,9 +218,15 @@ class DuckDBSink:
             # DDL is part of the transaction and comes right before the first row that needs it, so that
             # the tables always have the shape that they had at the checkpoint.
             rest = batch.slice(start, batch.count)
+            marked = [mark for group in rest.groups if group.relation == BACKFILLS for mark in marks(group)]
+            backfills = self._backfills()
+            backfills.begin(marked)
+            under_way = backfills.open()
             for group in generations(rest):
                 if group.relation == MESSAGES:
                     changed = append(self._connection, self._database, self._flow, rest, group) or changed
+                    continue
+                if group.relation == BACKFILLS:
                     continue
                 target = self._target(group.relation)
                 if target is None:
@@ -215,16 +238,34 @@ class DuckDBSink:
                     )
                     target = self._target(group.relation)
                     assert target is not None
+                of_it = under_way.get(group.relation.oid, [])
+                seen = [backfill.seen for backfill in of_it if backfill.seen is not None]
+                for table in seen:
+                    backfills.prepare(table, target)
                 index = group.meta("index")
-                for row, reason in apply(self._connection, target, group).items():
-                    refused[start + index[row].as_py()] = reason
+                for row, reason in apply(self._connection, target, group, seen).items():
+                    if not of_it:  # else the row comes whole later
+                        refused[start + index[row].as_py()] = reason
             if refused:
                 # Nothing is stored: they are to be kept elsewhere before the checkpoint moves past them.
                 raise Rejected(refused)
+            self._end_backfills(backfills, marked)
             self._stored().store(batch.end, str(batch.last))
         self._end = batch.end
         if changed:
             self._settle()
+
+    def _end_backfills(self, backfills: Backfills, marked: Sequence[Mark]) -> None:
+        """What the marks of a batch mean behind its rows."""
+        if not marked:
+            return
+        known = Relations(self._connection, self._database)
+        bound = {target.relation.oid for target in self._targets.values()}
+        for mark in marked:
+            had = known.of(mark.oid)
+            if mark.phase == "end" and mark.replace and mark.oid not in bound and had is not None:
+                self._bind(had.generation.relation)
+        backfills.end(marked, self._targets.values())
 
     def _query(self, sql: str) -> pa.Table:
         schema = self._settings.schemas.get("public", "public")

@@ -24,6 +24,8 @@ READ_CHECKPOINT = 'SELECT "offset", position FROM {table} WHERE flow = ?'
 #: No rows updated means that the flow is new: then `INSERT_CHECKPOINT`.
 UPDATE_CHECKPOINT = 'UPDATE {table} SET "offset" = ?, position = ?, time = now() WHERE flow = ?'
 
+FLOWS = "SELECT flow FROM {table}"
+
 INSERT_CHECKPOINT = "INSERT INTO {table} VALUES (?, ?, ?, now())"
 
 RELATIONS_TABLE = """
@@ -31,9 +33,19 @@ RELATIONS_TABLE = """
         oid UINTEGER NOT NULL,     -- of the table at the source
         "schema" VARCHAR NOT NULL, -- where the table is here
         name VARCHAR NOT NULL,
-        generation VARCHAR NOT NULL -- the shape that its rows have, as JSON
+        generation VARCHAR NOT NULL, -- the shape that its rows have, as JSON
+        flow VARCHAR               -- which brought it; NULL: not known
     )
 """
+
+#: For a file from before that column.
+OWN_RELATIONS = "ALTER TABLE {table} ADD COLUMN IF NOT EXISTS flow VARCHAR"
+
+OWNER = "SELECT flow FROM {table} WHERE oid = ?"
+
+CLAIM_RELATION = "UPDATE {table} SET flow = ? WHERE oid = ?"
+
+OWNED_RELATIONS = 'SELECT oid, "schema", name, flow FROM {table}'
 
 READ_RELATION = 'SELECT "schema", name, generation FROM {table} WHERE oid = ?'
 
@@ -41,7 +53,7 @@ RELATION_AT = 'SELECT oid FROM {table} WHERE "schema" = ? AND name = ? AND oid <
 
 DELETE_RELATION = "DELETE FROM {table} WHERE oid = ?"
 
-INSERT_RELATION = "INSERT INTO {table} VALUES (?, ?, ?, ?)"
+INSERT_RELATION = 'INSERT INTO {table} (oid, "schema", name, generation) VALUES (?, ?, ?, ?)'
 
 MOVE_RELATION = 'UPDATE {table} SET "schema" = ?, name = ? WHERE oid = ?'
 
@@ -58,6 +70,25 @@ MESSAGES_TABLE = """
         commit_time TIMESTAMPTZ NOT NULL
     )
 """
+
+DELETE_MESSAGES = "DELETE FROM {table} WHERE flow = ?"
+
+BACKFILLS_TABLE = """
+    CREATE TABLE IF NOT EXISTS {table} (
+        flow VARCHAR NOT NULL,
+        oid UINTEGER NOT NULL,    -- of the table at the source
+        backfill VARCHAR NOT NULL,
+        seen VARCHAR              -- the table of the keys that came since it began, where others are to go
+    )
+"""
+
+OPEN_BACKFILLS = "SELECT oid, backfill, seen FROM {table} WHERE flow = ?"
+
+INSERT_BACKFILL = "INSERT INTO {table} VALUES (?, ?, ?, ?)"
+
+DELETE_BACKFILLS = "DELETE FROM {table} WHERE flow = ?"
+
+DELETE_BACKFILL = "DELETE FROM {table} WHERE flow = ? AND oid = ? AND backfill = ?"
 
 INSERT_MESSAGES = """
     INSERT INTO {table}
@@ -180,6 +211,18 @@ def delete_keys(
     """Deletes the rows whose key stands in `source`. `key` is (name, type) of each key column, `places`
     says which columns of `source` they are: the first ones by default."""
     return f"DELETE FROM {table} AS t USING {source} AS s WHERE {_same_key(key, places)}"  # noqa: S608
+
+
+def keep_keys(seen: str, places: Sequence[int]) -> str:
+    """Keeps the keys of `stage`, whose columns at `places` they are."""
+    columns = ", ".join(f"c{i}" for i in places)
+    return f"INSERT INTO {seen} SELECT {columns} FROM stage"  # noqa: S608
+
+
+def delete_others(table: str, seen: str, key: Sequence[tuple[str, str]]) -> str:
+    """Deletes the rows whose key was not kept."""
+    same = " AND ".join(f"t.{quote(name)} = s.k{i}" for i, (name, _) in enumerate(key))
+    return f"DELETE FROM {table} AS t WHERE NOT EXISTS (SELECT 1 FROM {seen} AS s WHERE {same})"  # noqa: S608
 
 
 def stored_values(table: str, key: Sequence[tuple[str, str]], columns: Sequence[str]) -> str:

@@ -116,6 +116,9 @@ class SourceSettings(Settings):
     publication: Annotated[str, AfterValidator(_identifier)] = "cdcflow"
     slot: Annotated[str, AfterValidator(_slot)] = "cdcflow"
     backfill: Literal["initial", "none"] = "initial"
+    #: Processes that read tables for a backfill side by side: each keeps about a core busy, and another one
+    #: of the server.
+    backfill_readers: Annotated[int, Field(ge=1, le=16)] = 2
     #: Behind what the slot is confirmed: the journal's fsync, or every flow's checkpoint.
     confirm: Literal["journaled", "delivered"] = "journaled"
     heartbeat: HeartbeatSettings = HeartbeatSettings()
@@ -229,12 +232,19 @@ class Flow:
     #: Where in the journal a flow without a checkpoint begins.
     start: Literal["earliest", "latest"]
     file: Path
-    line: int
+    line: int = field(compare=False)
     #: Prefix patterns of logical messages.
     messages: tuple[str, ...] = ()
     on_reject: Literal["park", "supersede", "stop"] = "park"
     dead_letters: LetterLimits = field(default_factory=LetterLimits)
     transforms: tuple[StepEntry, ...] = ()
+    #: What its file says of it, word for word.
+    text: str = ""
+
+    @property
+    def revision(self) -> str:
+        """Names what is written of the flow: the same text is the same revision, on any machine."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:12]
 
     @property
     def sources(self) -> tuple[str, ...]:
