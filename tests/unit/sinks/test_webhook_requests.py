@@ -470,7 +470,7 @@ def test_the_client_shows_its_certificate(tmp_path: Path, authority_files: dict[
     assert isinstance(failure(url, orders(("1", "a")), tls={"ca": ca}, concurrency=1), Transient)
     thread.join(10)
     listener.close()
-    assert names[0] == ((("commonName", "cdcflow"),),)
+    assert "cdcflow" in str(names[0])
     assert names[1] is None
 
 
