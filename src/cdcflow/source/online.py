@@ -143,7 +143,6 @@ class _Read:
     packed: Packed | None
     keys: pa.Array
     claim: Claim | None
-    high: int
     nbytes: int
     wanted: tuple[str, ...] = ()
 
@@ -172,6 +171,9 @@ class _Whole:
     packed: Packed
     nbytes: int
 
+
+#: What a reader does: a span of a table, or rows by their keys.
+_Job = tuple[Task, Claim | None, tuple[str, ...]]
 
 _Arrival = _Read | _Seed | _Turn | _Whole
 
@@ -399,7 +401,7 @@ class Online:
             with self._lock:
                 task.claimed.difference_update(read.wanted)
                 if read.claim is not None and task.plan is not None:
-                    task.plan.give_back(read.claim.part, read.claim.low, read.high)
+                    task.plan.give_back(read.claim.part, read.claim.low, read.claim.high)
                     task.state = "reading"
             return None
         stale = changed.stale(read.keys, read.snapshot)
@@ -423,7 +425,7 @@ class Online:
         step = Step(
             task.work,
             part=read.claim.part if read.claim else "",
-            span=(read.claim.low, read.high) if read.claim else None,
+            span=(read.claim.low, read.claim.high) if read.claim else None,
             again=tuple(key_of(key) for key in changed.take_fresh()),
             settled=tuple(key_of(key) for key in settled),
             rows=rows,
@@ -949,7 +951,8 @@ class Online:
                 claimed = self._claim(reader)
                 if claimed is None:
                     return
-                sent: tuple[Task, Claim | None, tuple[str, ...]] | None = None
+                sent: _Job | None = None
+                broken: OSError | None = None
                 try:
                     if process is None:
                         process = self._start_process(reader)
@@ -957,13 +960,17 @@ class Online:
                     sent = claimed
                     while sent is not None:
                         answer, keys, message = process.receive()
-                        done, sent = sent, None
-                        following = self._taken(done, answer, reader)
-                        if following is not None:
-                            sent = following
-                            process.send(self._job(*following))
+                        done, sent = self._taken(sent, answer, reader)
+                        if sent is not None:
+                            try:
+                                process.send(self._job(*sent))
+                            except OSError as error:
+                                broken = error
+                        # Also when the process has died since: this was read.
                         self._deliver(reader, done, answer, keys, message)
-                except (OSError, EOFError, ValueError):
+                        if broken is not None:
+                            raise broken
+                except (OSError, EOFError):
                     # The process is gone, killed perhaps. What it had is read by the next one.
                     self._give_back(sent if sent is not None else claimed)
                     if process is not None:
@@ -998,7 +1005,7 @@ class Online:
             return {"table": table, "keys": [list(key_of(key)) for key in keys], "rows": limit}
         return {"table": task.parts[claim.part], "low": claim.low, "high": claim.high, "rows": limit}
 
-    def _claim(self, reader: int) -> tuple[Task, Claim | None, tuple[str, ...]] | None:
+    def _claim(self, reader: int) -> _Job | None:
         """The next piece of work, once there is some; None at the end."""
         with self._lock:
             while not self._stopping:
@@ -1009,7 +1016,7 @@ class Online:
                 self._lock.wait(TICK)
         return None
 
-    def _claim_now(self, reader: int) -> tuple[Task, Claim | None, tuple[str, ...]] | None:
+    def _claim_now(self, reader: int) -> _Job | None:
         now = time.monotonic()
         for task in self._tasks.values():
             if self._next.get(task.request.name, 0.0) > now:
@@ -1026,25 +1033,21 @@ class Online:
                 return task, claim, keys
         return None
 
-    def _taken(
-        self, done: tuple[Task, Claim | None, tuple[str, ...]], answer: Mapping[str, Any], reader: int
-    ) -> tuple[Task, Claim | None, tuple[str, ...]] | None:
-        """Notes how far the reader came, and gives it more, so that it reads while this waits."""
-        task, claim, _ = done
+    def _taken(self, done: _Job, answer: Mapping[str, Any], reader: int) -> tuple[_Job, _Job | None]:
+        """What the reader has done of its work, and more of it, so that it reads while this waits."""
+        task, claim, keys = done
         if answer["status"] != "chunk":
-            return None
+            return done, None
         rate = task.request.rate
         with self._lock:
             if claim is not None and task.plan is not None:
-                task.plan.delivered(claim, answer["high"])
+                claim = task.plan.reached(claim, answer["high"])
             if rate is not None:
                 begin = max(self._next.get(task.request.name, 0.0), time.monotonic())
                 self._next[task.request.name] = begin + answer["rows"] / rate
-            if self._stopping:
-                return None
-            return self._claim_now(reader)
+            return (task, claim, keys), None if self._stopping else self._claim_now(reader)
 
-    def _give_back(self, claimed: tuple[Task, Claim | None, tuple[str, ...]]) -> None:
+    def _give_back(self, claimed: _Job) -> None:
         task, claim, keys = claimed
         with self._lock:
             task.claimed.difference_update(keys)
@@ -1055,7 +1058,7 @@ class Online:
     def _deliver(
         self,
         reader: int,
-        done: tuple[Task, Claim | None, tuple[str, ...]],
+        done: _Job,
         answer: Mapping[str, Any],
         keys: bytes,
         message: bytes,
@@ -1083,12 +1086,15 @@ class Online:
             packed,
             texts,
             claim,
-            answer.get("high", 0),
             answer["bytes"],
             wanted,
         )
         self._wait_for_room()
         self._arrive(read)
+        if claim is not None and task.plan is not None:
+            with self._lock:
+                task.plan.delivered(claim)
+                self._lock.notify_all()
 
     def _refused(self, task: Task, status: str, answer: Mapping[str, Any]) -> None:
         if status == "rewritten":
