@@ -45,6 +45,10 @@ class Places:
         """What was spent of what the destination of a connection allows."""
         return self.run / f"budget-{connection}"
 
+    def flow(self, flow: str) -> Path:
+        """What the sink of a flow keeps for itself."""
+        return self.state / "flows" / flow
+
     def flow_lock(self, flow: str) -> Path:
         return self.run / f"flow-{flow}.lock"
 

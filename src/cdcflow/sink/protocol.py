@@ -85,6 +85,16 @@ class Probe(Sink, Protocol):
     async def probe(self) -> Sequence[Finding]: ...
 
 
+@runtime_checkable
+class Remembers(Sink, Protocol):
+    """Keeps in its state folder what the destination holds, and sends only what differs. `forget` ends that:
+    every row is sent the next time it comes. Called without `open`, also beside a worker that writes."""
+
+    def forget(self) -> int:
+        """How many rows are no longer taken for delivered."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Batching:
     """How large a batch the sink likes. The engine fills batches up to these limits when there is a
