@@ -60,9 +60,7 @@ def _to_text(source: SqlType) -> Variant:
 
 
 def _from_text(source: SqlType, target: SqlType) -> Variant | None:
-    if target.key == "float4":
-        return Variant(row_kernel(_read_float4, [TEXT], target), fails=True)
-    read = reading.READERS.get(target.key)
+    read = reading.reader(target)
     if read is None:
         return None
     kernel = row_kernel(read, [TEXT], target)
@@ -70,18 +68,6 @@ def _from_text(source: SqlType, target: SqlType) -> Variant | None:
         # Through text, which has no padding; a conversion by input function sees it.
         kernel = row_kernel(read, [BPCHAR], target)
     return Variant(kernel, fails=True)
-
-
-def _read_float4(text: str) -> float:
-    value = reading.double(text)
-    # Read from the text itself: by way of a double it could be rounded twice.
-    trimmed = text.strip(" \t\n\r\v\f")
-    narrow = pc.cast(pa.scalar(trimmed), pa.float32()).as_py() if trimmed[-1:].isdigit() else value
-    if (narrow in (float("inf"), float("-inf")) and abs(value) != float("inf")) or (
-        narrow == 0 and value != 0
-    ):
-        raise Fails("value is out of range for type real")
-    return float(narrow)
 
 
 # --- numbers -----------------------------------------------------------------------------------------------
@@ -160,7 +146,7 @@ def _numeric_to_integer(target: str) -> Variant:
 
 def _numeric_to_float(target: str) -> Variant:
     arrow = pa.float32() if target == "float4" else pa.float64()
-    read: Callable[[str], float] = _read_float4 if target == "float4" else reading.double
+    read: Callable[[str], float] = reading.single if target == "float4" else reading.double
 
     def exactly(rows: Rows, values: Datum) -> pa.Array:
         def convert(value: Decimal) -> float:
@@ -295,6 +281,12 @@ _CASTS: dict[tuple[str, str], Variant] = {
     ("interval", "time"): _row(_interval_to_time, "interval", "time"),
     ("json", "jsonb"): _row(documents.canonical, "json", "jsonb"),
     ("jsonb", "json"): Variant(_same),
+    ("jsonb", "float8"): _row(
+        _json_scalar(lambda v: reading.double(str(v)), Decimal, "double precision"), "jsonb", "float8"
+    ),
+    ("jsonb", "float4"): _row(
+        _json_scalar(lambda v: reading.single(str(v)), Decimal, "real"), "jsonb", "float4"
+    ),
     ("jsonb", "bool"): _row(_json_scalar(bool, bool, "boolean"), "jsonb", "bool"),
     ("jsonb", "numeric"): _row(_json_scalar(lambda v: v, Decimal, "numeric"), "jsonb", "numeric"),
     **{

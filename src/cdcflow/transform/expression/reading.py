@@ -4,6 +4,7 @@ Numbers, booleans, uuid, bytea and JSON are read in every form that Postgres tak
 are read in ISO 8601 and in Postgres' own output; their many other forms (`tomorrow`, `Jan 2`) are refused.
 """
 
+import math
 import re
 from binascii import Error as NotHex
 from binascii import unhexlify
@@ -11,11 +12,17 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from cdcflow.transform.expression import documents, exact
+from cdcflow.transform.expression.conversion import codec
 from cdcflow.transform.expression.function import Fails
+from cdcflow.transform.expression.lists import read_array
 from cdcflow.transform.expression.moments import DAY
 from cdcflow.transform.expression.numbers import in_range
 from cdcflow.transform.expression.spans import read_interval
+from cdcflow.transform.expression.sqltype import SqlType
 from cdcflow.types.datetime import INFINITE_DAY, INFINITE_MICROSECOND, days_from_civil
 
 #: isspace() of the C locale, which the input functions skip.
@@ -96,8 +103,19 @@ def _based(text: str) -> int:
 _FLOAT = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
+#: strtod() of the C library takes hexadecimal numbers as well.
+_HEX_FLOAT = re.compile(
+    r"[+-]?0[xX](?:[0-9a-fA-F]+(?:\.[0-9a-fA-F]*)?|\.[0-9a-fA-F]+)(?:[pP][+-]?\d+)?", re.ASCII
+)
+
+
 def double(text: str) -> float:
     trimmed = text.strip(_SPACE)
+    if _HEX_FLOAT.fullmatch(trimmed):
+        try:
+            return float.fromhex(trimmed)
+        except OverflowError:
+            raise Fails("value is out of range for type double precision") from None
     if _FLOAT.fullmatch(trimmed):
         value = float(trimmed)
         nonzero = re.search(r"[1-9]", re.split("[eE]", trimmed)[0]) is not None
@@ -155,6 +173,22 @@ def bytea(text: str) -> bytes:
         pieces.append(match[0] if found is None else b"\\" if found == b"\\" else bytes([int(found, 8)]))
         at = match.end()
     return b"".join(pieces)
+
+
+def single(text: str) -> float:
+    """A float4. Read from the text itself: by way of a double it could be rounded twice."""
+    try:
+        value = double(text)
+    except Fails as failure:
+        raise Fails(str(failure).replace("double precision", "real")) from None
+    trimmed = text.strip(_SPACE)
+    if _FLOAT.fullmatch(trimmed):
+        narrow = pc.cast(pa.scalar(trimmed.lstrip("+")), pa.float32()).as_py()
+    else:
+        narrow = pc.cast(pa.scalar(value), pa.float32(), safe=False).as_py()
+    if (math.isinf(narrow) and not math.isinf(value)) or (narrow == 0 and value != 0):
+        raise Fails("value is out of range for type real")
+    return float(narrow)
 
 
 _DATE = r"(\d{4,7})-(\d{1,2})-(\d{1,2})"
@@ -291,6 +325,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "int4": integer("int4"),
     "int8": integer("int8"),
     "numeric": numeric,
+    "float4": single,
     "float8": double,
     "bool": boolean,
     "text": text,
@@ -306,3 +341,19 @@ READERS: dict[str, Callable[[str], Any]] = {
     "json": documents.check,
     "jsonb": documents.canonical,
 }
+
+
+def reader(kind: SqlType) -> Callable[[str], Any] | None:
+    """The input function of a type; of an array, by its elements'."""
+    if not kind.is_array:
+        return READERS.get(kind.key)
+    read = READERS.get(kind.element.key)
+    if read is None:
+        return None
+    how = codec(kind.element)
+
+    def element(text: str) -> str:
+        written: str = how.write(how.build([read(text)]))[0].as_py()
+        return written
+
+    return lambda text: read_array(text, element)

@@ -44,7 +44,7 @@ class Resolved:
     @property
     def key(self) -> str:
         """As a table of variants names it."""
-        return ",".join(self.signature.args)
+        return self.signature.declared or ",".join(self.signature.args)
 
 
 class NoMatch(Exception):
@@ -120,7 +120,8 @@ def _fit(signature: Signature, count: int) -> Signature | None:
         last = signature.args[-1]
         # VARIADIC "any" is listed as such, VARIADIC text[] as its array.
         repeated = last if last == _ANY else last.removeprefix("_")
-        return Signature((*signature.args[:-1], *[repeated] * (count - have + 1)), signature.result)
+        args = (*signature.args[:-1], *[repeated] * (count - have + 1))
+        return Signature(args, signature.result, declared=",".join(signature.args))
     if have - signature.defaults <= count <= have:
         return Signature(signature.args[:count], signature.result)
     return None
