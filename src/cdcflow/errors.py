@@ -15,7 +15,8 @@
         ├── Transient               try the same batch again later
         │   └── TooLarge                with fewer changes at once it may go through
         ├── Permanent               trying again cannot help: the flow needs attention
-        │   └── Unauthorized            the credentials are refused: again when they are others
+        │   ├── Unauthorized            the credentials are refused: again when they are others
+        │   └── Disabled                the destination wants no more: again when a person says so
         └── Rejected                these rows, and only these, are refused for good
 
 A message is one sentence in lower case: what, where, what was found, what to do. It never holds a
@@ -214,6 +215,10 @@ class Permanent(DeliveryError):
 class Unauthorized(Permanent):
     """The destination does not accept the credentials. Nothing becomes a dead letter: the flow waits, and
     opens the sink anew when a secret's file was replaced, when a person says so, and now and then."""
+
+
+class Disabled(Permanent):
+    """The destination wants no more changes. Only a person may have it tried again."""
 
 
 class Rejected(DeliveryError):

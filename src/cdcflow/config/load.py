@@ -23,6 +23,7 @@ from cdcflow.config.problems import Problems, nearest, shown
 from cdcflow.config.transforms import mask_key, read_steps
 from cdcflow.config.validation import validate
 from cdcflow.errors import ConfigurationError
+from cdcflow.model.ddl import DDL_PREFIX
 from cdcflow.model.message import PrefixPattern, PrefixPatterns
 from cdcflow.model.patterns import TablePattern, TablePatterns
 from cdcflow.sink import registry
@@ -156,7 +157,7 @@ class _Flows:
         self._sinks = sinks
         self._named = named
         self._captured = TablePatterns(source.tables) if source is not None else None
-        self._prefixes = PrefixPatterns(source.messages) if source is not None else None
+        self._prefixes = PrefixPatterns(source.captured_messages) if source is not None else None
         self._flows: dict[str, Flow] = {}
 
     def read(self, document: Document) -> dict[str, Flow]:
@@ -252,6 +253,8 @@ class _Flows:
                 document.file,
                 place.line,
                 settings.messages,
+                settings.on_reject or ("supersede" if sink.plugin.writes == "states" else "park"),
+                settings.dead_letters,
                 steps,
             )
 
@@ -275,7 +278,9 @@ class _Flows:
                 document.place(here),
                 dotted(here),
                 f"messages {text} are not captured: nothing in source.messages includes them",
-                "add the prefix to source.messages, or correct it",
+                "set source.ddl: true"
+                if text == DDL_PREFIX
+                else "add the prefix to source.messages, or correct it",
             )
 
     def _check_tables(self, document: Document, way: Way, settings: FlowSettings) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from cdcflow.errors import ConfigurationError
+from cdcflow.model.ddl import DDL_PREFIX
 from cdcflow.model.message import PrefixPattern
 from cdcflow.model.patterns import TablePattern
 from cdcflow.sink import ConfigPath, Secret, Settings, SinkOptions, SinkPlugin, SinkSettings
@@ -71,6 +72,12 @@ def _qualified(name: str) -> str:
     return name
 
 
+def _source_prefix(text: str) -> str:
+    if text.removeprefix("!") == DDL_PREFIX:
+        raise ValueError("the text of DDL is captured with `ddl: true`")
+    return _prefix_pattern(text)
+
+
 class HeartbeatSettings(Settings):
     """`source.heartbeat:`, a sign of life written to the source, for idle databases on busy servers."""
 
@@ -101,14 +108,26 @@ class SourceSettings(Settings):
     dsn: Annotated[Secret, AfterValidator(_dsn)]
     tables: Annotated[tuple[TablePatternText, ...], Field(min_length=1)]
     #: Prefixes of the logical messages that are captured; none: the server is not even asked for any.
-    messages: tuple[PrefixPatternText, ...] = ()
+    messages: tuple[Annotated[str, AfterValidator(_source_prefix)], ...] = ()
+    #: Whether an event trigger, which `cdcflow setup` then makes, puts the text of DDL into the stream.
+    ddl: bool = False
+    #: Whether transactions that were replicated to here are captured too; `none` keeps loops out.
+    origin: Literal["any", "none"] = "any"
     publication: Annotated[str, AfterValidator(_identifier)] = "cdcflow"
     slot: Annotated[str, AfterValidator(_slot)] = "cdcflow"
     backfill: Literal["initial", "none"] = "initial"
+    #: Processes that read tables for a backfill side by side: each keeps about a core busy, and another one
+    #: of the server.
+    backfill_readers: Annotated[int, Field(ge=1, le=16)] = 2
     #: Behind what the slot is confirmed: the journal's fsync, or every flow's checkpoint.
     confirm: Literal["journaled", "delivered"] = "journaled"
     heartbeat: HeartbeatSettings = HeartbeatSettings()
     retained_wal: RetainedWalSettings = RetainedWalSettings()
+
+    @property
+    def captured_messages(self) -> tuple[str, ...]:
+        """`messages`, and what `ddl` asks for."""
+        return (*self.messages, *((DDL_PREFIX,) if self.ddl else ()))
 
 
 class Keep(Settings):
@@ -138,6 +157,15 @@ class EngineSettings(Settings):
     processes: Annotated[int, Field(ge=1)] | None = None
 
 
+class LetterLimits(Settings):
+    """`dead_letters:` of a flow. Beyond these, refused changes become no dead letters: the flow stops."""
+
+    #: Most letters that the flow keeps, parked ones among them.
+    limit: Annotated[int, Field(ge=1)] = 1_000
+    #: Largest part of its latest changes, from 0 to 1.
+    share: Annotated[float, Field(gt=0, le=1)] = 0.2
+
+
 class MaskSettings(Settings):
     """`mask:`, what all flows mask values with."""
 
@@ -155,6 +183,10 @@ class FlowSettings(Settings):
     to: str
     options: Annotated[dict[str, object], Field(alias="with", default_factory=dict)]
     start: Literal["earliest", "latest"] = "earliest"
+    #: What becomes of later changes of a key of which one was refused. None: as the sink writes states or
+    #: events.
+    on_reject: Literal["park", "supersede", "stop"] | None = None
+    dead_letters: LetterLimits = LetterLimits()
 
 
 @dataclass(frozen=True)
@@ -203,6 +235,8 @@ class Flow:
     line: int
     #: Prefix patterns of logical messages.
     messages: tuple[str, ...] = ()
+    on_reject: Literal["park", "supersede", "stop"] = "park"
+    dead_letters: LetterLimits = field(default_factory=LetterLimits)
     transforms: tuple[StepEntry, ...] = ()
 
     @property

@@ -105,7 +105,7 @@ class Feed:
         self._size = 0
         self._taken = 0.0
         self._failure: Exception | None = None
-        self._stopped = False
+        self._stopped = self._nudged = False
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         # Of its own, so that sinks that block the shared threads never hold up reading.
@@ -156,13 +156,21 @@ class Feed:
         self._stopped = True
         self._arrived.set()
 
+    def nudge(self) -> None:
+        """`take` gives None once: there is something else to do."""
+        self._nudged = True
+        self._arrived.set()
+
     async def take(self) -> Batch | None:
-        """The next batch, as soon as there is any; None once stopped. It may hold no changes: then it
-        only moves the checkpoint.
+        """The next batch, as soon as there is any; None once stopped, or when nudged. It may hold no
+        changes: then it only moves the checkpoint.
 
         Raises JournalError where the journal cannot be read on.
         """
         while not self._stopped:
+            if self._nudged:
+                self._nudged = False
+                return None
             wait = self._empty_wait()
             if wait is not None and wait <= 0:
                 return await self._join()

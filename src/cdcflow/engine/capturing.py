@@ -6,6 +6,7 @@ from typing import Any
 
 from cdcflow.config import Config
 from cdcflow.config.models import HeartbeatSettings
+from cdcflow.engine.places import Places
 from cdcflow.engine.reports import CaptureReport, Delivered, Order, Report
 from cdcflow.source.appender import Retention
 from cdcflow.source.capture import Capture, CaptureSettings
@@ -26,11 +27,14 @@ class Capturing:
             journal=journal.path,
             backfill=source.backfill == "initial",
             confirm_delivered=source.confirm == "delivered",
-            messages=source.messages,
+            messages=source.captured_messages,
+            origin=source.origin,
             segment_bytes=journal.segment_size,
             retention=Retention(max_bytes=journal.keep.size, max_age=journal.keep.age),
             retained_wal=Limits(source.retained_wal.warn, source.retained_wal.drop_slot),
             heartbeat=_heartbeat(source.heartbeat),
+            backfills=Places(config.engine.state).backfills,
+            backfill_readers=source.backfill_readers,
         )
         self._capture = Capture(settings, self._tell)
 

@@ -21,6 +21,7 @@ import orjson
 import cdcflow
 from cdcflow.config import Config
 from cdcflow.delivery import FlowReport
+from cdcflow.engine import backfills
 from cdcflow.engine import log as logs
 from cdcflow.engine.control import ControlServer
 from cdcflow.engine.examination import Examiner, check_all, check_start
@@ -38,6 +39,7 @@ from cdcflow.engine.status import (
     how_it_ended,
     journal_document,
     judge,
+    letter_findings,
 )
 from cdcflow.errors import CdcflowError, ConfigurationError, EnvironmentFault
 from cdcflow.sink import Finding
@@ -327,10 +329,14 @@ class Supervisor:
     # What others may ask.
 
     async def _answer(self, request: Mapping[str, Any]) -> bytes:
+        if request.get("op") == "backfill":
+            return await asyncio.to_thread(backfills.answer, self._config, request)
         if request.get("op") != "status":
-            raise CdcflowError("the engine answers to `status`")
+            raise CdcflowError("the engine answers to `status` and `backfill`")
         journal = await asyncio.to_thread(journal_document, self._config.journal.path)
-        return orjson.dumps(self._document(journal))
+        figures = self._figures.get("backfills") or []
+        shown = await asyncio.to_thread(backfills.document, self._config, figures)
+        return orjson.dumps({**self._document(journal), "backfills": shown})
 
     def _document(self, journal: Mapping[str, int | None]) -> dict[str, Any]:
         flows = self._config.flows.values()
@@ -349,5 +355,5 @@ class Supervisor:
                 flow_document(flow, self._config, report, self._worker_of[flow.name])
                 for flow, report in zip(flows, self._flow_reports(), strict=True)
             ],
-            "findings": findings_document(self._examiner.latest),
+            "findings": findings_document([*self._examiner.latest, *letter_findings(self._reports.values())]),
         }

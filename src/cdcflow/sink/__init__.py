@@ -1,8 +1,9 @@
 """What a sink is: the protocol, its settings and how it is found. Knows no sink by name."""
 
-from cdcflow.errors import DeliveryError, Permanent, Rejected, TooLarge, Transient, Unauthorized
+from cdcflow.errors import DeliveryError, Disabled, Permanent, Rejected, TooLarge, Transient, Unauthorized
 from cdcflow.sink.budget import Budget, Limit
-from cdcflow.sink.judging import ExpectedTable, Judges, judge_events
+from cdcflow.sink.describing import Describes, Field
+from cdcflow.sink.judging import Claims, ExpectedTable, Judges, judge_events
 from cdcflow.sink.protocol import (
     Batching,
     Finding,
@@ -10,6 +11,8 @@ from cdcflow.sink.protocol import (
     PositionedSink,
     Probe,
     QuerySink,
+    Redelivers,
+    Remembers,
     SchemaSink,
     Sink,
     SinkPlugin,
@@ -21,9 +24,13 @@ __all__ = [
     "BASE",
     "Batching",
     "Budget",
+    "Claims",
     "ConfigPath",
     "DeliveryError",
+    "Describes",
+    "Disabled",
     "ExpectedTable",
+    "Field",
     "Finding",
     "FlowContext",
     "Judges",
@@ -32,7 +39,9 @@ __all__ = [
     "PositionedSink",
     "Probe",
     "QuerySink",
+    "Redelivers",
     "Rejected",
+    "Remembers",
     "SchemaSink",
     "Secret",
     "Settings",

@@ -54,6 +54,14 @@ class PositionedSink(TransactionalSink, Protocol):
 
 
 @runtime_checkable
+class Redelivers(TransactionalSink, Protocol):
+    """Takes single changes from before its checkpoint, and leaves that where it is: dead letters whose cause
+    was mended. The offsets of such a batch mean nothing. Fails as `write` does."""
+
+    async def redeliver(self, batch: Batch) -> None: ...
+
+
+@runtime_checkable
 class SchemaSink(Sink, Protocol):
     """Gets each new generation of a relation before the first of its rows; `MESSAGES` is among them in a
     flow that reads logical messages."""
@@ -75,6 +83,16 @@ class Probe(Sink, Protocol):
     """Checks credentials and reachability for `cdcflow check`, writing nothing. Called without `open`."""
 
     async def probe(self) -> Sequence[Finding]: ...
+
+
+@runtime_checkable
+class Remembers(Sink, Protocol):
+    """Keeps in its state folder what the destination holds, and sends only what differs. `forget` ends that:
+    every row is sent the next time it comes. Called without `open`, also beside a worker that writes."""
+
+    def forget(self) -> int:
+        """How many rows are no longer taken for delivered."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +142,7 @@ class SinkPlugin:
     #: Seconds after which a `write` that has not ended is cancelled and counts as `Transient`: a driver
     #: hangs. None: it may take as long as it likes, and must not be cancelled.
     deadline: float | None = 600.0
+    #: Its batches hold the marks of backfills too (`cdcflow.model.BACKFILLS`): where a table's rows begin to
+    #: come anew, and end. Between them an update may leave a value unchanged in a row that the sink never
+    #: got: that row comes whole later, and there is nothing to refuse.
+    marked: bool = False

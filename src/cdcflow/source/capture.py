@@ -18,9 +18,9 @@ import psycopg
 
 from cdcflow.decode import Decoder
 from cdcflow.errors import SourceError, SourceUnavailable
-from cdcflow.journal import Identity, Writer
+from cdcflow.journal import Asked, Chunk, Identity, Ledger, Origin, Writer
 from cdcflow.journal.layout import read_manifest
-from cdcflow.model import PrefixPatterns, format_lsn
+from cdcflow.model import Batch, Position, PrefixPatterns, format_lsn
 from cdcflow.source import catalog, retained
 from cdcflow.source.acknowledge import PROGRESS_INTERVAL, Acknowledger, DeliveredBehind, Say
 from cdcflow.source.appender import Appender, Retention, Waker
@@ -30,6 +30,8 @@ from cdcflow.source.heartbeat import Heartbeat
 from cdcflow.source.judgement import START_ANEW
 from cdcflow.source.layouts import Layouts
 from cdcflow.source.monitor import Monitor
+from cdcflow.source.online import Online
+from cdcflow.source.requests import Requests
 from cdcflow.source.stream import Stream, timeline_history
 from cdcflow.source.timeline import require_continuation
 from cdcflow.source.watch import Watch
@@ -47,6 +49,11 @@ LONGEST_PAUSE = 10.0
 HANDOVER = 10.0
 REPORT_INTERVAL = 0.5
 
+#: Where a CopyData message of the WAL says what it is, behind 'w' and three numbers of 8 bytes (manual,
+#: "Streaming Replication Protocol", XLogData), and what a Commit says there.
+_KIND = 25
+_COMMIT = ord("C")
+
 
 @dataclass(frozen=True)
 class CaptureSettings:
@@ -61,10 +68,16 @@ class CaptureSettings:
     confirm_delivered: bool = False
     #: Patterns of the prefixes of logical messages to capture. Without any, the server sends none.
     messages: tuple[str, ...] = ()
+    #: `none`: no changes that came here by replication from elsewhere (16 and later).
+    origin: Origin = "any"
     segment_bytes: int = 128 << 20
     retention: Retention = field(default_factory=Retention)
     retained_wal: retained.Limits = field(default_factory=retained.Limits)
     heartbeat: Heartbeat | None = field(default_factory=Heartbeat)
+    #: The folder with what is asked of backfills; None: nobody asks.
+    backfills: Path | None = None
+    #: Processes that read chunks of tables.
+    backfill_readers: int = 2
 
 
 class Capture:
@@ -82,6 +95,7 @@ class Capture:
         self._writer: Writer | None = None
         self._appender: Appender | None = None
         self._prefixes = PrefixPatterns(settings.messages)
+        self._wanted = Asked(bool(self._prefixes), settings.origin)
         self._monitor = Monitor(settings.dsn, settings.slot, settings.retained_wal, settings.heartbeat)
         self._layouts = Layouts(settings.dsn)
         self._state = "connecting"
@@ -92,6 +106,11 @@ class Capture:
         self._confirmed = 0
         self._last_commit_time: int | None = None
         self._backfill: dict[str, Any] | None = None
+        self._online: Online | None = None
+        #: Messages that were read behind the place of a chunk.
+        self._rest: list[memoryview] = []
+        #: Position of the last change that was given to the journal.
+        self._last = Position(0, 0)
         self._delivered = 0
         self._behind = DeliveredBehind()
         self._next_report = 0.0
@@ -145,26 +164,51 @@ class Capture:
         if self._stop.is_set():
             return
         until = 0
-        if writer.messages != bool(self._prefixes):
+        if writer.asked != self._wanted:
             if self._appender is not None:
                 # A session has ended that was to complete a transaction: see below.
                 self._close_journal()
                 writer = self._open_journal(writer.identity)
             if writer.tail.whole:
-                writer.count_messages(bool(self._prefixes))
+                writer.ask(self._wanted)
             else:
-                # Whether messages count has changed, and the journal ends inside of a transaction. That
-                # one is gone on with as it was begun, and what comes behind it is for the next session.
+                # What is wanted has changed, and the journal ends inside of a transaction. That one is
+                # gone on with as it was begun, and what comes behind it is for the next session.
                 until = writer.tail.last.commit_lsn
-        counted = writer.messages
+        asked = writer.asked
         appender = self._start_appender(writer)
-        stream = self._start_stream(appender, messages=counted)
+        stream = self._start_stream(appender, asked)
         self._layouts = Layouts(self._settings.dsn)
+        self._rest, self._last = [], appender.tail.last
         try:
+            self._start_online(writer, appender)
             self._stream(stream, Decoder(appender.tail.last, self._prefixes), appender, timeout, until)
         finally:
             stream.close()
             self._layouts.close()
+            self._stop_online()
+
+    def _start_online(self, writer: Writer, appender: Appender) -> None:
+        """Begins, or goes on with, the backfills that are asked for. Nothing may be in flight to the
+        journal."""
+        if self._settings.backfills is None:
+            return
+        self._online = Online(
+            dsn=self._settings.dsn,
+            publication=self._settings.publication,
+            journal=self._settings.journal,
+            requests=Requests(self._settings.backfills),
+            readers=self._settings.backfill_readers,
+            ledger=Ledger.from_state(writer.ledger.to_state()),
+            tail=appender.tail.offset,
+            wake=self._waker.wake,
+        )
+        self._online.start()
+
+    def _stop_online(self) -> None:
+        online, self._online = self._online, None
+        if online is not None:
+            online.stop()
 
     def _resume(self, connection: catalog.Connection) -> tuple[Writer, catalog.Slot, float | None]:
         """Opens the journal, and makes sure that this server carries it on. The slot, and the server's
@@ -324,7 +368,7 @@ class Capture:
         self._backfill = dict(figures)
         self._tell("backfilling", None, force=False)
 
-    def _start_stream(self, appender: Appender, *, messages: bool) -> Stream:
+    def _start_stream(self, appender: Appender, asked: Asked) -> Stream:
         """Starts streaming; a slot that a dying predecessor still holds is waited for."""
         deadline = time.monotonic() + HANDOVER
         while True:
@@ -334,7 +378,8 @@ class Capture:
                     slot=self._settings.slot,
                     publications=[self._settings.publication],
                     position=appender.tail.committed,
-                    messages=messages,
+                    messages=asked.messages,
+                    origin=asked.origin,
                 )
             except SourceUnavailable:
                 if time.monotonic() > deadline or self._stop.wait(0.1):
@@ -355,12 +400,20 @@ class Capture:
             stopping = self._stop.is_set() or 0 < until < decoder.committed
             if self._monitor.trouble is not None or self._monitor.overrun:
                 return
+            if not until and not stopping:
+                self._merge(decoder, appender)
             reading = appender.room and not decoder.sealed and not stopping
-            frames = stream.read() if reading else []
+            frames = (self._rest or stream.read()) if reading else []
             now = time.monotonic()
             if frames:
-                self._feed(decoder, frames, until)
-                self._bytes += sum(map(len, frames))
+                if self._rest:
+                    self._rest = []
+                else:
+                    self._bytes += sum(map(len, frames))
+                if until:
+                    self._feed(decoder, frames, until)
+                else:
+                    self._feed_to_boundary(decoder, frames)
             if frames or not reading:
                 talk.heard(now)  # while we do not read, silence says nothing about the server
             self._hand_over(decoder, appender, drained=not frames)
@@ -402,6 +455,58 @@ class Capture:
                 return  # the rest comes again
             decoder.feed([frame])
 
+    def _feed_to_boundary(self, decoder: Decoder, frames: list[memoryview]) -> None:
+        """Feeds all messages, but where a chunk of a backfill waits for its place only those up to the end
+        of a transaction."""
+        online = self._online
+        if online is not None and online.wants(max(decoder.wal_end, decoder.committed)):
+            for number, frame in enumerate(frames, 1):
+                if len(frame) > _KIND and frame[_KIND] == _COMMIT:
+                    frames, self._rest = frames[:number], frames[number:]
+                    break
+        decoder.feed(frames)
+
+    def _merge(self, decoder: Decoder, appender: Appender) -> None:
+        """Gives the journal what a backfill has read, between two transactions of the stream."""
+        online = self._online
+        if online is None:
+            return
+        online.check()
+        if appender.idle:
+            online.settled()
+            if online.outdated and self._writer is not None:
+                self._stop_online()
+                self._start_online(self._writer, appender)
+                return
+        reached = max(decoder.wal_end, decoder.committed)
+        while not decoder.in_transaction and online.wants(reached):
+            while decoder.rows or decoder.sealed:
+                if not appender.room or not self._put(decoder.take(), appender):
+                    return
+            if not appender.room:
+                return
+            item = online.place(reached, self._last)
+            if item is None:
+                return
+            if isinstance(item, Chunk):
+                self._last = item.last
+            elif item.batch is not None:
+                self._last = item.batch.last
+            appender.put(item)
+
+    def _put(self, batch: Batch | None, appender: Appender) -> bool:
+        """Gives the journal a batch of the stream; says whether there was one."""
+        if batch is None:
+            return False
+        self._changes += batch.count
+        self._last_commit_time = batch.last_commit_time or self._last_commit_time
+        self._last = batch.last
+        batch = self._layouts.added_to(batch)
+        if self._online is not None:
+            self._online.see(batch)
+        appender.put(batch)
+        return True
+
     def _hand_over(self, decoder: Decoder, appender: Appender, *, drained: bool) -> None:
         """Gives the journal what is worth a frame: what is full, or all there is when it has time.
 
@@ -412,12 +517,8 @@ class Capture:
             ready = decoder.rows and drained and appender.idle and not decoder.in_transaction
             if not (full or ready):
                 return
-            batch = decoder.take()
-            if batch is None:
+            if not self._put(decoder.take(), appender):
                 return
-            self._changes += batch.count
-            self._last_commit_time = batch.last_commit_time or self._last_commit_time
-            appender.put(self._layouts.added_to(batch))
 
     @staticmethod
     def _nothing_in_flight(decoder: Decoder, appender: Appender) -> bool:
@@ -454,6 +555,8 @@ class Capture:
                 "retained_bytes": server.retained_bytes if server else None,
                 "wal_status": server.wal_status if server else None,
                 "safe_wal_size": server.safe_wal_size if server else None,
+                "catalog_age": server.catalog_age if server else None,
+                "oldest_transaction": asdict(server.oldest) if server and server.oldest else None,
                 "findings": [asdict(finding) for finding in self._monitor.findings],
                 "lag_bytes": lag,
                 "journal": None if appender is None else {"offset": appender.tail.offset},
@@ -461,5 +564,6 @@ class Capture:
                 "bytes": self._bytes,
                 "last_commit_time": self._last_commit_time,
                 "backfill": self._backfill,
+                "backfills": [] if self._online is None else self._online.figures(),
             }
         )

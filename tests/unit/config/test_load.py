@@ -449,12 +449,28 @@ def test_a_flow_reads_messages_beside_tables_or_alone(write: Write) -> None:
     assert both.sources == ("orders", "messages job")
 
 
+def test_a_flow_gets_ddl_where_it_is_captured(write: Write) -> None:
+    config = load(
+        write(
+            """
+            source: {dsn: "postgresql://h/d", tables: [orders], ddl: true}
+            sinks: {hook: {type: webhook, url: "http://h/"}}
+            """,
+            ddl="messages: [cdcflow.ddl]\nto: hook\n",
+        )
+    )
+    assert config.source.captured_messages == ("cdcflow.ddl",)
+    assert config.flows["ddl"].messages == ("cdcflow.ddl",)
+
+
 @pytest.mark.parametrize(
     ("source", "flow", "expected"),
     [
         ("messages: [orders.*]", "messages: [audit]", "messages audit are not captured"),
         ("", "messages: ['*']", "messages * are not captured: nothing in source.messages"),
         ("messages: [cdcflow.x]", "from: [orders]", "which are never events"),
+        ("messages: [cdcflow.ddl]", "from: [orders]", "is captured with `ddl: true`"),
+        ("messages: ['*']", "messages: [cdcflow.ddl]", "set source.ddl: true"),
         ("messages: ['']", "from: [orders]", "is empty"),
         ("messages: ['*']", "messages: []", "messages: is empty"),
         ("messages: ['*']", "start: latest", "from: is missing"),

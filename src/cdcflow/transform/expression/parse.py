@@ -1,6 +1,5 @@
-"""The text of an expression → our own syntax tree, whose nodes know their place in the text. The one
-module that
-knows pglast, which is Postgres' own grammar.
+"""The text of an expression → our own syntax tree, whose nodes know their place in the text. The grammar is
+Postgres' own.
 
 Nothing is resolved here. What no expression of ours can be (subqueries, aggregates with DISTINCT, row
 constructors …) is refused here, with its place.
@@ -10,9 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import orjson
-from pglast import parser
-
+from cdcflow import parser
 from cdcflow.errors import ExpressionError
 
 _HEAD = "SELECT "
@@ -122,11 +119,12 @@ class _Reader:
             raise self._refuse("the expression is empty", 0)
         sql = self._quoted()
         try:
-            document = orjson.loads(parser.parse_sql_json(sql))
-        except parser.ParseError as error:
-            message, place = (*error.args, None)[:2]
-            at = len(self.text) if place is None else self._place_in_text(place)
-            message = str(message).replace("end of input", "the end of the expression")
+            document = parser.document(sql)
+        except parser.ParserMissing:
+            raise self._refuse("there is no parser of SQL: install pglast", 0) from None
+        except parser.NotParsed as error:
+            at = len(self.text) if error.at is None else self._place_in_text(error.at)
+            message = str(error).replace("end of input", "the end of the expression")
             raise self._refuse(f"not an SQL expression: {message}", at) from None
         # Places are in bytes of UTF-8; people count characters.
         self._bytes = sql.encode() if not sql.isascii() else None
@@ -155,8 +153,8 @@ class _Reader:
         if _TABLE not in self.text.upper():
             return _HEAD + self.text
         try:
-            tokens = parser.scan(_HEAD + self.text)
-        except parser.ParseError:
+            tokens = parser.tokens(_HEAD + self.text)
+        except parser.NotParsed:
             return _HEAD + self.text
         pieces, done = [], 0
         source = _HEAD + self.text
