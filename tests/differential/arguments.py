@@ -91,6 +91,37 @@ DOCUMENTS = (
     "'[2]'::jsonb",
 )
 
+NUMBERS = (
+    "'999'",
+    "'9,999.99'",
+    "'FM9990.00'",
+    "'0000'",
+    "'FM999,999,990.09'",
+    "'9.9'",
+    "'FM9.9'",
+    "'990.0'",
+    "'FM000'",
+    "'99999999999.99'",
+)
+MOMENTS = (
+    "'YYYY-MM-DD'",
+    "'HH24:MI:SS.US'",
+    "'Month'",
+    "'FMMonth DD, YYYY'",
+    "'Dy DAY day'",
+    "'IYYY-IW-ID'",
+    "'Q WW W CC'",
+    "'HH12:MI AM'",
+    "'YYYY-MM-DD\"T\"HH24:MI:SS.MS'",
+    "'MON mon FMDD FMHH24'",
+    "'J DDD D'",
+    "'YY Y BC'",
+    "'SSSS FF3 TZ OF'",
+    "'yyyy/mm/dd hh pm'",
+    "''",
+    "'week IW'",
+)
+
 UNITS = tuple(
     f"'{u}'"
     for u in [
@@ -165,6 +196,20 @@ ARGUMENTS: Mapping[tuple[str, int], Mapping[int, Argument]] = {
     ("array_upper", 2): {1: ("1", "2", "0")},
     ("array_to_string", 0): {1: ("','", "''", "' - '"), 2: ("'*'", "''")},
     ("string_to_array", 0): {1: ("','", "'.'", "''", "'a'", "null::text"), 2: ("'b'", "''")},
+    ("to_char", 2): {1: NUMBERS},
+    ("to_date", 2): {
+        0: ("'2024-02-29'", "'29.02.2024'", "'20240230'", "text_1", "date_1::text"),
+        1: ("'YYYY-MM-DD'", "'DD.MM.YYYY'", "'YYYYMMDD'"),
+    },
+    ("to_timestamp", 2): {
+        0: ("'2024-02-29 10:11:12'", "'2024-02-29'", "'2024-02-29 25:00:00'", "timestamp_1::text"),
+        1: ("'YYYY-MM-DD HH24:MI:SS'", "'YYYY-MM-DD'"),
+    },
+    ("encode", 2): {1: ("'hex'", "'base64'", "'escape'", "'HEX'")},
+    ("decode", 2): {
+        0: ("'00ff'", "'YWJj'", "'YQ=='", "'a b'", "text_1", "'x'", "'\\\\001'"),
+        1: ("'hex'", "'base64'", "'escape'"),
+    },
     ("date_trunc", 2): {0: UNITS},
     ("extract", 2): {0: FIELDS},
     ("date_part", 2): {0: FIELDS},

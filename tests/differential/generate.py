@@ -9,7 +9,7 @@ from random import Random
 from cdcflow.transform.expression import catalog
 from cdcflow.transform.expression.catalog import Signature
 from cdcflow.transform.expression.table import FUNCTIONS, OPERATORS
-from differential.arguments import ARGUMENTS, SYNTAX
+from differential.arguments import ARGUMENTS, MOMENTS, SYNTAX
 from differential.values import BY_KEY, COLUMNS
 
 #: Type keys that a polymorphic argument may stand for.
@@ -171,6 +171,9 @@ class Generator:
                 "varchar",
                 "timestamptz",
                 "interval",
+                "inet",
+                "macaddr",
+                "bytea",
             )
         )
         a, b = self.of(key, depth - 1), self.leaf(key)
@@ -236,6 +239,8 @@ class Generator:
         r = self.r
         self.used[producer.label] += 1
         types = self._real(producer.signature)
+        if producer.name == "to_char" and types[0].startswith("timestamp"):
+            return f"to_char({self.of(types[0], depth)}, {r.choice(MOMENTS)})"
         given = ARGUMENTS.get((producer.name, len(types)), ARGUMENTS.get((producer.name, 0), {}))
         args = []
         for i, key in enumerate(types):

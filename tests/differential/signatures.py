@@ -47,10 +47,21 @@ def differing(connection: psycopg.Connection[Any]) -> tuple[list[Any], list[Any]
         "operators": _signatures(catalog.OPERATOR_SIGNATURES),
         "functions": _signatures(catalog.FUNCTION_SIGNATURES),
     }
+    older = _shorter(catalog.FUNCTION_SIGNATURES)
     missing = [(kind, row) for kind, rows in ours.items() for row in sorted(rows - theirs[kind])]
-    unknown = [(kind, row) for kind, rows in theirs.items() for row in sorted(rows - ours[kind])]
+    unknown = [(kind, row) for kind, rows in theirs.items() for row in sorted(rows - ours[kind] - older)]
     return missing, unknown
 
 
 def _signatures(table: Any) -> set[Any]:
     return {(name, ",".join(s.args), s.result) for name, found in table.items() for s in found}
+
+
+def _shorter(table: Any) -> set[Any]:
+    """The same without arguments that have a default, as older versions may have them."""
+    return {
+        (name, ",".join(s.args[: len(s.args) - n]), s.result)
+        for name, found in table.items()
+        for s in found
+        for n in range(1, s.defaults + 1)
+    }

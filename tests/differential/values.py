@@ -242,6 +242,18 @@ KINDS: tuple[Kind, ...] = (
         lambda r: f"{r.getrandbits(128):032x}",
     ),
     Kind(
+        "inet",
+        "inet",
+        ("10.0.0.1", "10.0.0.0/8", "::1", "2001:db8::1/64", "0.0.0.0/0"),
+        lambda r: f"10.0.{r.randint(0, 3)}.{r.randint(0, 255)}",
+    ),
+    Kind(
+        "macaddr",
+        "macaddr",
+        ("08:00:2b:01:02:03", "ff-ff-ff-ff-ff-ff"),
+        lambda r: ":".join(f"{b:02x}" for b in r.randbytes(6)),
+    ),
+    Kind(
         "bytea",
         "bytea",
         ("\\x", "\\x00ff", "\\x616263", "\\x5c"),

@@ -36,7 +36,7 @@ def test_a_kernel_that_is_wrong_is_found(newest_postgres: Database, monkeypatch:
         report = check(connection, expressions=500, rows_each=20, seed=1)
 
     assert report.differences
-    assert all("/" in line for line in report.differences)
+    assert any("/" in line for line in report.differences)
     assert "--seed 1" in str(report)
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdcflow.transform.expression import documents, exact, reading
-from cdcflow.transform.expression.conversion import codec, decimal_type, write_numeric
+from cdcflow.transform.expression.conversion import codec, decimal_type, rescaled, write_numeric
 from cdcflow.transform.expression.frame import Datum, Rows
 from cdcflow.transform.expression.function import Fails, Variant, row_kernel
 from cdcflow.transform.expression.moments import DAY
@@ -55,8 +55,15 @@ def _to_text(source: SqlType) -> Variant:
         return Variant(lambda _rows, values: pc.if_else(values, "true", "false"))
     if source.key == "bpchar":
         return Variant(lambda _rows, values: pc.utf8_rtrim(values, characters=" "))
+    if source.key == "inet":
+        # Unlike the output function, the cast always shows the mask (network.c, network_show).
+        return Variant(row_kernel(_with_mask, [source], TEXT))
     write = codec(source).write
     return Variant(lambda rows, values: write(as_array(values, rows.count)))
+
+
+def _with_mask(address: str) -> str:
+    return address if "/" in address else f"{address}/{128 if ':' in address else 32}"
 
 
 def _from_text(source: SqlType, target: SqlType) -> Variant | None:
@@ -134,12 +141,13 @@ def _numeric_to_integer(target: str) -> Variant:
     exactly = row_kernel(convert, [NUMERIC], builtin(target))
 
     def kernel(rows: Rows, values: Datum) -> pa.Array:
-        if pa.types.is_decimal(values.type):
-            try:
-                return pc.cast(pc.round(values, 0, round_mode="half_towards_infinity"), arrow)
-            except pa.ArrowInvalid:
-                pass
-        return exactly(rows, values)
+        whole = rescaled(values, 0, "half_towards_infinity")
+        if whole is None:
+            return exactly(rows, values)
+        try:
+            return pc.cast(whole, arrow)
+        except pa.ArrowInvalid:
+            return exactly(rows, values)
 
     return Variant(kernel, fails=True)
 
@@ -239,7 +247,8 @@ def _json_scalar(read: Callable[[Any], Any], kind: type, name: str) -> Callable[
     def convert(text: str) -> Any:
         value = documents.load(text)
         if value is None:
-            return None
+            # NULL since PostgreSQL 18, an error before.
+            raise Fails("a cast of a JSON null is not supported here")
         if not isinstance(value, kind):
             raise Fails(f"cannot cast jsonb value to type {name}")
         return read(value)
@@ -342,11 +351,10 @@ def _fit_numeric(kind: SqlType) -> Variant:
     exactly = row_kernel(convert, [NUMERIC], NUMERIC)
 
     def kernel(rows: Rows, values: Datum) -> pa.Array:
-        if arrow is not None and precision >= scale and pa.types.is_decimal(values.type):
+        fitted = rescaled(values, scale, "half_towards_infinity") if arrow is not None else None
+        if fitted is not None and precision >= scale:
             try:
-                if values.type.scale > scale:
-                    values = pc.round(values, scale, round_mode="half_towards_infinity")
-                return pc.cast(values, arrow)
+                return pc.cast(fitted, arrow)
             except pa.ArrowInvalid:
                 pass
         return exactly(rows, values)

@@ -285,14 +285,14 @@ def _unit(argument: Bound, allowed: tuple[str, ...]) -> str:
     return unit
 
 
-def _iso_week(days: int) -> tuple[int, int]:
+def iso_week(days: int) -> tuple[int, int]:
     """ISO year and week."""
     thursday = days - (days + 3) % 7 + 3
     year, _, _ = civil_from_days(thursday)
     return year, (thursday - days_from_civil(year, 1, 1)) // 7 + 1
 
 
-def _date_field(days: int, unit: str) -> int:
+def date_field(days: int, unit: str) -> int:
     year, month, day = civil_from_days(days)
     match unit:
         case "day":
@@ -317,9 +317,9 @@ def _date_field(days: int, unit: str) -> int:
         case "doy":
             return days - days_from_civil(year, 1, 1) + 1
         case "week":
-            return _iso_week(days)[1]
+            return iso_week(days)[1]
         case _:
-            iso = _iso_week(days)[0]
+            iso = iso_week(days)[0]
             return iso if iso > 0 else iso - 1
 
 
@@ -345,7 +345,7 @@ def _field_of_moment(unit: str) -> Callable[[int], Decimal | None]:
         if unit == "epoch":
             return Decimal(micros).scaleb(-6)
         days, time = divmod(micros, DAY)
-        return _time_field(time, unit) if unit in _OF_TIME else Decimal(_date_field(days, unit))
+        return _time_field(time, unit) if unit in _OF_TIME else Decimal(date_field(days, unit))
 
     return read
 
@@ -354,7 +354,7 @@ def _field_of_date(unit: str) -> Callable[[int], Decimal | None]:
     def read(days: int) -> Decimal | None:
         if _infinite_day(days):
             return exact.INFINITY.copy_sign(Decimal(days)) if unit in _GROWING else None
-        return Decimal(days * 86_400) if unit == "epoch" else Decimal(_date_field(days, unit))
+        return Decimal(days * 86_400) if unit == "epoch" else Decimal(date_field(days, unit))
 
     return read
 
@@ -647,9 +647,11 @@ def _make_date(year: int, month: int, day: int) -> int:
 
 
 def _make_time(hour: int, minute: int, second: float) -> int:
-    if second != second or not (0 <= minute <= 59 and 0 <= second <= 60 and 0 <= hour <= 24):
+    # datetime.c, float_time_overflows: seconds are rounded to microseconds before they are checked.
+    part = round(second * _MICRO) if abs(second) < 1e6 else -1
+    if not (0 <= minute <= 59 and 0 <= part <= 60 * _MICRO and 0 <= hour <= 24):
         raise Fails("time field value out of range")
-    micros = (hour * 60 + minute) * 60 * _MICRO + round(second * _MICRO)
+    micros = (hour * 60 + minute) * 60 * _MICRO + part
     if micros > DAY:
         raise Fails("time field value out of range")
     return micros

@@ -39,7 +39,7 @@ _FLOATS = ("float4", "float8")
 #: Their Arrow form orders as they do.
 _ORDERED = ("date", "time", "timestamp", "timestamptz", "bool", "uuid", "bytea")
 #: What is equal is the same text, but the order is not the text's.
-_EQUAL_AS_TEXT = ("inet", "cidr", "macaddr", "macaddr8", "char", "oid", "pg_lsn")
+_EQUAL_AS_TEXT = ("inet", "macaddr")
 
 
 def plain(name: str) -> Kernel:

@@ -298,6 +298,27 @@ def _converted(args: Sequence[Bound]) -> Callable[[Rows, Sequence[Datum]], list[
     return convert
 
 
+def _key_texts(args: Sequence[Bound]) -> Callable[[Rows, Sequence[Datum]], list[tuple[str | None, ...]]]:
+    """Rows of keys: the text of the value, but `true`, and moments as in JSON (json.c, datum_to_jsonb)."""
+    makers = [(arg.type.key, codec(arg.type).write) for arg in args]
+
+    def one(text: str | None, key: str) -> str | None:
+        if text is None:
+            return None
+        if key == "bool":
+            return "true" if text == "t" else "false"
+        return _iso(text, key) if key in ("timestamp", "timestamptz", "date") else text
+
+    def convert(rows: Rows, values: Sequence[Datum]) -> list[tuple[str | None, ...]]:
+        columns = [
+            [one(text, key) for text in write(as_array(value, rows.count)).to_pylist()]
+            for value, (key, write) in zip(values, makers, strict=True)
+        ]
+        return list(zip(*columns, strict=True))
+
+    return convert
+
+
 def _build_array(*args: Bound) -> Kernel:
     convert = _converted(args)
     return lambda rows, *values: pa.array([dump(list(row)) for row in convert(rows, values)], pa.string())
@@ -309,21 +330,18 @@ def _build_object(*args: Bound) -> Kernel:
     for key in args[::2]:
         if key.type.key in _AS_THEY_ARE or key.type.is_array or key.type.declared:
             raise Refused("a key must be a scalar, not an array, a composite or JSON")
-    keys = [codec(key.type).write for key in args[::2]]
+    keys = _key_texts(args[::2])
     convert = _converted(args[1::2])
 
     def kernel(rows: Rows, *values: Datum) -> pa.Array:
-        names = [
-            write(as_array(value, rows.count)).to_pylist()
-            for write, value in zip(keys, values[::2], strict=True)
-        ]
         made: list[str | None] = []
-        for row, contents in enumerate(convert(rows, values[1::2])):
+        pairs = zip(keys(rows, values[::2]), convert(rows, values[1::2]), strict=True)
+        for row, (names, contents) in enumerate(pairs):
             found = {}
-            for column, content in zip(names, contents, strict=True):
-                if column[row] is None:
+            for name, content in zip(names, contents, strict=True):
+                if name is None:
                     rows.fail(row, "a key of an object must not be null")
-                found[column[row] or ""] = content
+                found[name or ""] = content
             made.append(dump(found))
         return pa.array(made, pa.string())
 
@@ -361,11 +379,16 @@ def _path(text: str) -> tuple[str | None, ...]:
 
 
 def _variadic_path(function: Callable[[str, Sequence[str | None]], Any], key: str, result: str) -> Variant:
+    """Not strict in the steps: they are an array, which is not NULL because one of them is."""
+
+    def at_path(text: str | None, *path: str | None) -> Any:
+        return None if text is None else function(text, path)
+
     def bind(*args: Bound) -> Kernel:
         types = [builtin(key), *[TEXT] * (len(args) - 1)]
-        return row_kernel(lambda text, *path: function(text, path), types, builtin(result))
+        return row_kernel(at_path, types, builtin(result), strict=False)
 
-    return Variant(bind=bind)
+    return Variant(bind=bind, strict=False)
 
 
 SUPPORTED: tuple[Supported, ...] = (

@@ -429,7 +429,7 @@ SUPPORTED: tuple[Supported, ...] = (
     operator(
         "||",
         "arrays and elements in one array",
-        "tags || 'new'",
+        "tags || array['new']",
         {
             f"{_COMPATIBLE},{_COMPATIBLE}": Variant(bind=_joined, fails=True, strict=False),
             f"{_COMPATIBLE},anycompatible": Variant(bind=_appended, fails=True, strict=False),

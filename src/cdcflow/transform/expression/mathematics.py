@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdcflow.transform.expression import exact
-from cdcflow.transform.expression.conversion import decimal_type
+from cdcflow.transform.expression.conversion import rescaled
 from cdcflow.transform.expression.frame import Datum, Rows
 from cdcflow.transform.expression.function import (
     Fails,
@@ -75,22 +75,6 @@ def _to_scale(slow: Callable[[Decimal, int], Decimal], mode: str) -> Callable[..
         return kernel
 
     return bind
-
-
-def rescaled(values: Datum, digits: int, mode: str) -> pa.Array | None:
-    """Decimals at another scale, or None where Arrow's do not hold the result."""
-    if not pa.types.is_decimal(values.type):
-        return None
-    before = values.type
-    # Rounding can carry into one more digit.
-    target = decimal_type(before.precision - before.scale + 1 + digits, digits)
-    if target is None:
-        return None
-    if before.scale > digits:
-        values = pc.round(
-            pc.cast(values, decimal_type(before.precision + 1, before.scale)), digits, round_mode=mode
-        )
-    return pc.cast(values, target)
 
 
 def _whole(slow: Callable[[Decimal], Decimal], mode: str) -> Variant:

@@ -6,10 +6,9 @@ are read in ISO 8601 and in Postgres' own output; their many other forms (`tomor
 
 import math
 import re
-from binascii import Error as NotHex
-from binascii import unhexlify
 from collections.abc import Callable
 from decimal import Decimal
+from ipaddress import IPv6Address
 from typing import Any
 
 import pyarrow as pa
@@ -156,13 +155,20 @@ def uuid(text: str) -> str:
 _ESCAPED = re.compile(rb"\\(\\|[0-3][0-7]{2})|[^\\]", re.DOTALL)
 
 
+_HEX_PAIRS = re.compile(r"(?:[ \n\t\r]*[0-9a-fA-F]{2})*[ \n\t\r]*")
+
+
+def from_hex(digits: str) -> bytes:
+    """Pairs of hexadecimal digits, with white space between them."""
+    if _HEX_PAIRS.fullmatch(digits) is None:
+        raise Fails("invalid hexadecimal data")
+    return bytes.fromhex(digits)
+
+
 def bytea(text: str) -> bytes:
     """Both forms, hex and escape."""
     if text.startswith("\\x"):
-        try:
-            return unhexlify(re.sub(r"([0-9a-fA-F]{2})[ \n\t\r]+", r"\1", text[2:].strip(" \n\t\r")))
-        except (NotHex, ValueError):
-            raise _invalid("bytea") from None
+        return from_hex(text[2:])
     raw = text.encode()
     pieces, at = [], 0
     while at < len(raw):
@@ -189,6 +195,43 @@ def single(text: str) -> float:
     if (math.isinf(narrow) and not math.isinf(value)) or (narrow == 0 and value != 0):
         raise Fails("value is out of range for type real")
     return float(narrow)
+
+
+_IPV4 = re.compile(r"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?:/(\d{1,2}))?", re.ASCII)
+
+
+def inet(text: str) -> str:
+    """IPv4 whole, and IPv6 without an IPv4 address in it."""
+    match = _IPV4.fullmatch(text)
+    if match is not None:
+        *octets, mask = (None if part is None else int(part) for part in match.groups())
+        if any(octet is None or octet > 255 for octet in octets) or (mask is not None and mask > 32):
+            raise _invalid("inet")
+        address = ".".join(str(octet) for octet in octets)
+        return address if mask in (None, 32) else f"{address}/{mask}"
+    address, slash, width = text.partition("/")
+    if ":" not in address or "." in address or "%" in address:
+        raise _invalid("inet")
+    try:
+        found = IPv6Address(address)
+    except ValueError:
+        raise _invalid("inet") from None
+    if int(found) >> 32 in (0, 0xFFFF) and int(found) > 0xFFFF:
+        raise Fails("an IPv6 address that holds an IPv4 address is not supported here")
+    if slash and not (width.isdigit() and width.isascii() and int(width) <= 128):
+        raise _invalid("inet")
+    return str(found) if not slash or int(width) == 128 else f"{found}/{int(width)}"
+
+
+_MAC = re.compile(r"([0-9a-f]{1,2})([:-])([0-9a-f]{1,2})(?:\2([0-9a-f]{1,2})){4}", re.ASCII | re.IGNORECASE)
+
+
+def macaddr(text: str) -> str:
+    """Six parts between colons or hyphens."""
+    trimmed = text.strip(_SPACE)
+    if _MAC.fullmatch(trimmed) is None:
+        raise Fails("the text is not a macaddr of the form 08:00:2b:01:02:03")
+    return ":".join(f"{int(part, 16):02x}" for part in re.split("[:-]", trimmed))
 
 
 _DATE = r"(\d{4,7})-(\d{1,2})-(\d{1,2})"
@@ -332,6 +375,8 @@ READERS: dict[str, Callable[[str], Any]] = {
     "varchar": text,
     "bpchar": text,
     "uuid": uuid,
+    "inet": inet,
+    "macaddr": macaddr,
     "bytea": bytea,
     "date": date,
     "time": time,

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from cdcflow.transform.expression import (
     clock,
     comparison,
+    formatting,
+    hashing,
     json_access,
     lists,
     matching,
@@ -21,6 +23,8 @@ FAMILIES: tuple[tuple[str, tuple[Supported, ...]], ...] = (
     ("Text", strings.SUPPORTED),
     ("Patterns", matching.SUPPORTED),
     ("Dates and times", clock.SUPPORTED),
+    ("Formats", formatting.SUPPORTED),
+    ("Hashes and encodings", hashing.SUPPORTED),
     ("JSON", json_access.SUPPORTED),
     ("Arrays", lists.SUPPORTED),
 )
