@@ -33,10 +33,13 @@ _NOT_ARRAYS = frozenset({"anynonarray", "anycompatiblenonarray"})
 _RANGES = frozenset({"anyrange", "anymultirange", "anycompatiblerange", "anycompatiblemultirange"})
 
 
-#: Types of extensions, whose equality is not that of their text. Every other declared type is taken for an enum.
+#: Types of extensions, whose equality is not that of their text. Any other declared type is taken for an enum.
 _EXTENSIONS = frozenset(
-    "citext hstore ltree lquery ltxtquery vector halfvec sparsevec geometry geography raster box2d box3d cube seg"
-    " isbn isbn13 issn issn13 ismn ismn13 ean13 upc".split()
+    {
+        *("citext", "hstore", "ltree", "lquery", "ltxtquery", "vector", "halfvec", "sparsevec", "geometry"),
+        *("geography", "raster", "box2d", "box3d", "cube", "seg", "isbn", "isbn13", "issn", "issn13", "ismn"),
+        *("ismn13", "ean13", "upc"),
+    }
 )
 
 
