@@ -33,7 +33,7 @@ _NOT_ARRAYS = frozenset({"anynonarray", "anycompatiblenonarray"})
 _RANGES = frozenset({"anyrange", "anymultirange", "anycompatiblerange", "anycompatiblemultirange"})
 
 
-#: Types of extensions, whose equality is not that of their text. Any other declared type is taken for an enum.
+#: Types of extensions, whose equality is not that of their text. Other declared types are taken for enums.
 _EXTENSIONS = frozenset(
     {
         *("citext", "hstore", "ltree", "lquery", "ltxtquery", "vector", "halfvec", "sparsevec", "geometry"),
