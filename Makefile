@@ -7,6 +7,7 @@
 #   make stress                     load and kills for a minute; ARGS="--seconds 300 --seed N" for more
 #   make faults                     every sink, every fault, and kills; ARGS="--sinks webhook --faults hang --seed 7"
 #   make oracle                     random values of every type, judged by Postgres; ARGS="--values 200000 --seed 7"
+#   make differential               SQL expressions, judged by Postgres; ARGS="--expressions 20000 --rows 50"
 #   make bench                      the numbers of the README, on your machine
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test oracle check format bench stress faults install dev clean
+.PHONY: demo test oracle differential check format bench stress faults install dev clean
 
 install: $(VENV)/.installed
 dev: $(VENV)/.dev
@@ -43,6 +44,9 @@ test: dev
 
 oracle: dev
 	PYTHONPATH=tests $(BIN)/python -m oracle $(ARGS)
+
+differential: dev
+	PYTHONPATH=tests $(BIN)/python -m differential $(ARGS)
 
 check: dev
 	$(BIN)/ruff format --check .
