@@ -335,7 +335,8 @@ def test_changes_of_a_row_collapse_into_its_last_state() -> None:
     assert made.window == 2.0
     assert made(batch) is batch
     found = through(made, batch)
-    assert [(op, (new or old or {})["id"], new and (new["status"], new["body"])) for op, new, old in found] == [
+    states = [(op, (new or old or {})["id"], new and (new["status"], new["body"])) for op, new, old in found]
+    assert states == [
         ("read", "1", ("b", "b1")),
         ("update", "2", ("b", "b2")),
         ("delete", "3", None),
@@ -343,7 +344,7 @@ def test_changes_of_a_row_collapse_into_its_last_state() -> None:
         ("update", "5", ("a", UNCHANGED)),
         ("update", "7", ("moved", "b7")),
         ("update", "7", ("after", "b7")),
-    ]  # fmt: skip
+    ]
 
 
 def test_a_truncate_collapses_what_came_before_it() -> None:
