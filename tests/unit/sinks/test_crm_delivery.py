@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
+from cdcflow.config import load, make_chain
 from cdcflow.delivery import CheckpointStore, FlowPlan, FlowWorker, LetterStore, Selection
 from cdcflow.journal import Writer
 from cdcflow.model import Column, Op
@@ -20,6 +22,7 @@ from cdcflow.testing.hubspot.account import Property
 from cdcflow.testing.hubspot.server import TOKEN
 from cdcflow.testing.salesforce import Salesforce
 from cdcflow.testing.scripted import IDENTITY, until
+from cdcflow.transform import Chain
 from cdcflow_sinks.hubspot import plugin as hubspot_plugin
 from cdcflow_sinks.salesforce import plugin as salesforce_plugin
 
@@ -58,7 +61,11 @@ class Bench:
         return end
 
     def worker(
-        self, plugin: SinkPlugin, settings: Mapping[str, Any], options: Mapping[str, Any]
+        self,
+        plugin: SinkPlugin,
+        settings: Mapping[str, Any],
+        options: Mapping[str, Any],
+        chain: Chain | None = None,
     ) -> FlowWorker:
         context = {BASE: self.folder}
         plan = FlowPlan(
@@ -70,6 +77,7 @@ class Bench:
             budget=self.folder / "budget",
             on_reject="supersede",
             revision="r1",
+            chain=chain or Chain(),
         )
         return FlowWorker(
             plan,
@@ -231,3 +239,31 @@ def test_a_load_into_salesforce_costs_hardly_more_calls_than_it_must(bench: Benc
         assert len(salesforce.org.living("Contact")) == 10_000
         calls = len(salesforce.called("composite|jobs"))
         assert calls <= (52 if bulk is None else 40)
+
+
+def test_a_property_may_come_from_an_expression(bench: Bench) -> None:
+    end = bench.commit(customers(range(3)))
+    mapping = {
+        "object": "contacts",
+        "match": {"customer_number": {"formula": "'C-' || name"}},
+        "fields": {"firstname": {"formula": "name || '!'"}, "revenue": {"formula": "id * 2"}},
+    }
+    document = {
+        "source": {"dsn": "postgresql://nobody@127.0.0.1/none", "tables": ["public.*"]},
+        "sinks": {"crm": {"type": "hubspot", "token": "x"}},
+        "flows": [{"name": "customers", "from": ["public.*"], "to": "crm", "with": mapping}],
+    }
+    (bench.folder / "cdcflow.yaml").write_bytes(orjson.dumps(document))
+    flow = load(bench.folder / "cdcflow.yaml").flows["customers"]
+    with HubSpot() as hubspot:
+        settings = {"token": TOKEN, "url": hubspot.url}
+        chain = make_chain(flow, base=bench.folder, mask_key=None)
+        worker = bench.worker(hubspot_plugin, settings, mapping, chain)
+
+        async def test() -> None:
+            await until(lambda: worker.report().checkpoint == end, 60)
+
+        during(worker, test)
+        record = hubspot.account.find("contacts", "customer_number", "C-Customer 2")
+        assert record is not None
+        assert (record.properties["firstname"], record.properties["revenue"]) == ("Customer 2!", "4")
