@@ -137,7 +137,7 @@ def crm(fields: str) -> Config:
 
 
 def test_a_formula_of_a_mapping_is_a_last_step_that_makes_its_column() -> None:
-    flow = crm("dealname: {formula: "status || '!'"}").flows["one"]
+    flow = crm("dealname: {formula: status || '!'}").flows["one"]
     assert [(entry.name, entry.site.line) for entry in flow.transforms] == [("set", 6)]
     [shape] = make_chain(flow, base=Path(), mask_key=None).output(ORDERS)
     assert shape.names == (*ORDERS.names, "dealname: formula")
@@ -145,8 +145,8 @@ def test_a_formula_of_a_mapping_is_a_last_step_that_makes_its_column() -> None:
 
 def test_a_formula_that_is_wrong_is_told_with_its_line_and_field() -> None:
     with pytest.raises(ConfigurationError) as caught:
-        crm("dealname: {formula: "status ||"}")
+        crm("dealname: {formula: status ||}")
     assert "one.yaml:7: with.fields.dealname: formula" in str(caught.value)
-    flow = crm("dealname: {formula: "state || '!'"}").flows["one"]
+    flow = crm("dealname: {formula: state || '!'}").flows["one"]
     with pytest.raises(ConfigurationError, match=r"one\.yaml:7: with\.fields\.dealname: formula"):
         make_chain(flow, base=Path(), mask_key=None).output(ORDERS)
