@@ -83,7 +83,7 @@ def computed_step(
     plugin = registry.load("set")
     options = plugin.options.model_validate({one.column: one.expression for one in formulas})
     here: Way = (*way, "fields")
-    lines = {(one.column,): document.place((*way, *one.way)).line for one in formulas}
+    lines: dict[Way, int] = {(one.column,): document.place((*way, *one.way)).line for one in formulas}
     site = Site(document.file, document.place(here).line, dotted(here), lines)
     try:
         plugin.create(options, context)
