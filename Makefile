@@ -36,8 +36,9 @@ $(VENV)/.dev: $(VENV)/.installed
 demo: install
 	$(BIN)/cdcflow demo $(ARGS)
 
+# Most tests wait for a server most of the time: three processes on two cores take half the time of one.
 test: dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 oracle: dev
 	PYTHONPATH=tests $(BIN)/python -m oracle $(ARGS)

@@ -25,5 +25,8 @@ plugin = SinkPlugin(
     # A transaction costs the same however little it brings (a scan of the key column, a commit to
     # disk), so batches are large; the bytes bound the worker's memory.
     batching=Batching(max_changes=50_000, max_bytes=16 << 20),
+    writes="states",
+    # A transaction in a thread cannot be taken back from outside.
+    deadline=None,
     exclusive=lambda settings: str(settings.path.resolve()),
 )

@@ -214,12 +214,13 @@ class DuckDBSink:
                 index = group.meta("index")
                 for row, reason in apply(self._connection, target, group).items():
                     refused[start + index[row].as_py()] = reason
+            if refused:
+                # Nothing is stored: they are to be kept elsewhere before the checkpoint moves past them.
+                raise Rejected(refused)
             self._stored().store(batch.end, str(batch.last))
         self._end = batch.end
         if changed:
             self._settle()
-        if refused:
-            raise Rejected(refused)
 
     def _query(self, sql: str) -> pa.Table:
         schema = self._settings.schemas.get("public", "public")

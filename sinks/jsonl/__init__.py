@@ -13,4 +13,6 @@ plugin = SinkPlugin(
     # An fsync per batch is the price of a batch, so a backlog is better written in large ones; 16 MB of
     # Postgres' text is about 100 MB as Python values.
     batching=Batching(max_changes=20_000, max_bytes=16 << 20),
+    # An fsync in a thread cannot be taken back.
+    deadline=None,
 )

@@ -13,14 +13,14 @@ the last one is a rewind, and is sent as a whole.
 
 One change per request: up to `concurrency` requests at once. After a failure, changes behind it wait, and
 others go on, unless the failure is about the endpoint as a whole or as many failed in a row as there are
-connections. If only single changes were refused, `Rejected` names them and those that wait behind them, and
-everything else was accepted. Batches go one at a time; a refused batch does not say which of its events is
-meant, so it is `Permanent`, except that one which is too large is sent in parts.
+connections. If only single changes were refused, `Rejected` names them and, as withheld, those that come
+behind them, and everything else was accepted. Batches go one at a time; a refused batch does not say which of
+its events is meant, so it is `Permanent`, except that one which is too large is sent in parts.
 """
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from itertools import accumulate
 
@@ -28,9 +28,9 @@ from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient
 from cdcflow.model import Batch
 from cdcflow.sink import ExpectedTable, Finding, FlowContext, judge_events
 from cdcflow.sink.event import encode, events
+from cdcflow.sink.order import Order, order
 from cdcflow_sinks.webhook.answer import Failure, Outcome, excerpt, judge
 from cdcflow_sinks.webhook.connection import Endpoint, Headers, Line, NoAnswer
-from cdcflow_sinks.webhook.order import Order, order
 from cdcflow_sinks.webhook.settings import WebhookSettings
 from cdcflow_sinks.webhook.signature import signature, signing_key
 
@@ -245,14 +245,9 @@ class _Delivery:
                 return _error(by_outcome[outcome], origin, max(wishes, default=None))
         if not self._failures:
             return None
-        return Rejected(self._refused(indexes))
-
-    def _refused(self, indexes: Sequence[int]) -> Mapping[int, str]:
-        found = {number: failure.reason for number, failure in self._failures.items()}
-        for number in self._failures:
-            for waiting in self._order.behind(number):
-                found.setdefault(waiting, "waits behind a refused change of the same row")
-        return {indexes[number]: found[number] for number in sorted(found)}
+        refused = {indexes[number]: self._failures[number].reason for number in sorted(self._failures)}
+        behind = {waiting for number in self._failures for waiting in self._order.behind(number)}
+        return Rejected(refused, withheld={indexes[number] for number in behind} - refused.keys())
 
 
 def _error(failure: Failure, origin: str, wish: float | None = None) -> DeliveryError:

@@ -8,7 +8,9 @@ from typing import Any
 
 import duckdb
 
+from cdcflow.delivery.handover import chosen
 from cdcflow.demo.compare import compare
+from cdcflow.errors import Rejected
 from cdcflow.journal import Reader
 from cdcflow.model import Batch, Change, join, parse_lsn
 from cdcflow.sink import FlowContext, SinkOptions
@@ -44,9 +46,31 @@ def wait_for(
     eventually(reached, timeout=timeout, what="what is committed in the journal")
 
 
-def replay(journal: Path, file: Path, *, at_once: int | None = None, **settings: Any) -> Path:
+async def _write(sink: DuckDBSink, batch: Batch, refused: dict[int, str] | None) -> None:
+    """As the engine does: what is refused is put aside, by its offset, and the rest comes again."""
+    while True:
+        try:
+            await sink.write(batch)
+        except Rejected as error:
+            if refused is None:
+                raise
+            refused.update({batch.base + index: reason for index, reason in error.rows.items()})
+            left = [change.index for change in batch.changes() if change.index not in error.rows]
+            batch = chosen(batch, left)
+        else:
+            return
+
+
+def replay(
+    journal: Path,
+    file: Path,
+    *,
+    at_once: int | None = None,
+    refused: dict[int, str] | None = None,
+    **settings: Any,
+) -> Path:
     """Applies the whole journal to a new warehouse: in batches as large as the engine may make them, or of
-    so many changes each."""
+    so many changes each. Rows that the warehouse refuses go into `refused`; without it they are an error."""
 
     async def run() -> None:
         sink = DuckDBSink(
@@ -59,7 +83,7 @@ def replay(journal: Path, file: Path, *, at_once: int | None = None, **settings:
             for batch in join(read_all(journal)):
                 for part in _parts(batch, at_once):
                     await sink.prepare([group.relation for group in part.groups])
-                    await sink.write(part)
+                    await _write(sink, part, refused)
         finally:
             await sink.close()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cdcflow.journal import Reader, Writer
+from cdcflow.journal import Asked, Reader, Writer
 from cdcflow.journal.layout import read_manifest
 from cdcflow.model import Batch, Op, Position, parse_lsn
 from cdcflow.source import capture as capture_module
@@ -41,6 +41,11 @@ def confirmed(postgres: Database) -> int:
         "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s", [postgres.slot]
     )
     return parse_lsn(lsn)
+
+
+def places(journal: Path) -> list[tuple[Position, str]]:
+    positions = [change.position for change in changes(journal)]
+    return list(zip(positions, said(journal), strict=True))
 
 
 def in_order(journal: Path) -> bool:
@@ -104,6 +109,32 @@ def test_messages_come_once_and_in_order_with_the_changes_around_them(
     assert in_order(journal)
 
 
+def test_messages_of_savepoints_have_one_place_whenever_they_are_read(
+    postgres: Database, tmp_path: Path
+) -> None:
+    # The server orders a message by its record's end, where the next record begins: the two may change
+    # places when they belong to different subtransactions.
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    publish(postgres, "t")
+    copy = f"{postgres.slot}_copy"
+    postgres.execute("SELECT pg_copy_logical_replication_slot(%s, %s)", [postgres.slot, copy])
+    with postgres.connect(autocommit=False) as connection:
+        for number in range(100):
+            connection.execute("SAVEPOINT s")
+            connection.execute("SELECT pg_logical_emit_message(true, 'job', %s)", [f"{number}"])
+            connection.execute("RELEASE s")
+            connection.execute("INSERT INTO t VALUES (%s)", [1000 + number])
+        connection.commit()
+    with capturing(postgres, tmp_path / "whole", messages=("job",)):
+        journaled(tmp_path / "whole", 200)
+    with capturing(postgres, tmp_path / "again", messages=("job",), slot=copy):
+        journaled(tmp_path / "again", 200)
+    assert places(tmp_path / "again") == places(tmp_path / "whole")
+    for number in range(100):
+        at = {text: index for index, text in enumerate(said(tmp_path / "whole"))}
+        assert abs(at[str(1000 + number)] - at[str(number)]) == 1
+
+
 def test_messages_that_nobody_wants_cost_no_journal_and_hold_no_wal(
     postgres: Database, tmp_path: Path
 ) -> None:
@@ -164,14 +195,14 @@ def test_a_restart_in_the_middle_of_a_transaction_goes_on_whatever_is_now_wanted
     # A journal that holds the first part of the transaction, as a kill leaves it behind.
     manifest = read_manifest(whole)
     assert manifest is not None
-    assert manifest.messages is bool(before)
+    assert manifest.asked.messages is bool(before)
     with Reader(whole) as reader:
         batch = reader.read(0, max_changes=10**6, max_bytes=10**9)[0]
     count = len(expected) // 3
     part = batch.slice(0, count)
     last = [change.position for change in part.changes()][-1]
     with Writer.open(torn, replace(manifest.identity, slot=slot_copy)) as writer:
-        writer.count_messages(bool(before))
+        writer.ask(Asked(bool(before)))
         writer.progress(start, 0)
         writer.append(Batch(part.groups, count, last))
         writer.sync()
@@ -194,4 +225,4 @@ def test_a_restart_in_the_middle_of_a_transaction_goes_on_whatever_is_now_wanted
     assert in_order(torn)
     kept = read_manifest(torn)
     assert kept is not None
-    assert kept.messages is bool(after)
+    assert kept.asked.messages is bool(after)

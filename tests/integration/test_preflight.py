@@ -78,12 +78,35 @@ def test_a_database_before_setup_lacks_publication_and_slot_and_the_sql_makes_th
     assert check(postgres) == []
 
 
-def test_a_table_that_the_publication_lacks_is_an_error(ready: Database) -> None:
+def test_a_table_that_the_publication_lacks_is_an_error_where_it_is_named(ready: Database) -> None:
     ready.execute("CREATE TABLE later (id int PRIMARY KEY)")
-    finding = only(check(ready), "publication", "error")
+    wanted = ("public.orders", "public.later")
+    finding = only(check(ready, *wanted), "publication", "error")
     assert "public.later" in finding.message
     mend(ready, finding)
-    assert check(ready) == []
+    assert check(ready, *wanted) == []
+
+
+def test_a_table_that_came_by_a_wildcard_is_a_warning_and_the_others_are_captured(
+    ready: Database, role: str
+) -> None:
+    ready.execute(f"ALTER ROLE {role} REPLICATION; GRANT SELECT ON orders TO {role}")
+    ready.execute("CREATE TABLE later (id int PRIMARY KEY)")
+    ready.execute("CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id)")
+    found = check(ready, user=role)
+    assert {finding.severity for finding in found} == {"warning"}
+    finding = only(found, "publication", "warning")
+    assert "public.later, public.parts came after `cdcflow setup`" in finding.message
+    assert "public.later" in only(found, "privileges", "warning").message
+    for trouble in found:
+        mend(ready, trouble)
+    assert check(ready, user=role) == []
+
+
+def test_a_publication_of_nothing_that_is_meant_is_an_error(ready: Database) -> None:
+    ready.execute(f"CREATE TABLE other (id int); ALTER PUBLICATION {ready.publication} SET TABLE other")
+    errors = [f for f in check(ready, "public.orders*") if f.severity == "error"]
+    assert ["lacks public.orders" in error.message for error in errors] == [True]
 
 
 def test_a_table_that_is_published_but_not_meant_is_a_warning(ready: Database) -> None:

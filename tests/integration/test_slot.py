@@ -280,6 +280,36 @@ def test_wal_that_piles_up_is_warned_of_and_the_slot_given_up_where_asked(
     assert not table.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", [table.slot])
 
 
+def test_an_old_open_transaction_holds_the_slot_back_and_status_says_whose_it_is(
+    table: Database, tmp_path: Path
+) -> None:
+    publish(table, "t")
+    journal = tmp_path / "journal"
+    with capturing(table, journal) as running, table.connect(autocommit=False) as forgotten:
+        forgotten.execute("INSERT INTO t VALUES (0)")
+        pid = forgotten.info.backend_pid
+        fill(table, 1, 1000, 3000)
+        journaled(journal, 1000)
+
+        def confirmed() -> bool:
+            table.execute("CHECKPOINT")
+            retained = running.latest["retained_bytes"]
+            return running.latest["lag_bytes"] == 0 and retained is not None and retained > 3_000_000
+
+        # All is confirmed, and yet kept: the WAL of the open transaction may have to be decoded again.
+        eventually(confirmed, interval=0.2, what="the WAL that is held back")
+        eventually(lambda: (running.latest["oldest_transaction"] or {}).get("pid") == pid, what="whose it is")
+        assert table.name in running.latest["oldest_transaction"]["who"]
+        assert running.latest["catalog_age"] > 0
+        forgotten.commit()
+
+        def released() -> bool:
+            table.execute("CHECKPOINT")
+            return (running.latest["retained_bytes"] or 10**9) < 1_000_000
+
+        eventually(released, interval=0.2, what="the end of it")
+
+
 # Heartbeats.
 
 

@@ -17,10 +17,10 @@ ALLOWED: dict[str, set[str]] = {
     "sql": set(),
     "journal": {"model"},
     "source": {"model", "decode", "journal", "sql"},
-    "transform": {"model", "types"},
+    "transform": {"model", "types", "sink"},
     "sink": {"model", "types"},
     "delivery": {"model", "types", "journal", "transform", "sink", "sql"},
-    "config": {"model", "sink"},
+    "config": {"model", "sink", "transform"},
     "engine": {
         "model",
         "types",

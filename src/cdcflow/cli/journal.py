@@ -12,6 +12,7 @@ from cdcflow.cli.invocation import load_config
 from cdcflow.errors import JournalDamaged
 
 if TYPE_CHECKING:
+    from cdcflow.engine.history import Event
     from cdcflow.journal import SegmentInfo
     from cdcflow.model import Position
 
@@ -86,6 +87,80 @@ def verify(context: typer.Context, path: Where = None, as_json: AsJson = False) 
         output.say(f"{where}: sound up to a torn tail, which the next start cuts off; nothing is lost by it")
     else:
         output.say(f"{where}: sound")
+
+
+@app.command("ddl")
+def ddl(
+    context: typer.Context,
+    path: Where = None,
+    table: Annotated[
+        list[str] | None, typer.Option("--table", help="Only what is about it, such as public.orders.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the DDL that the source has run, oldest first. Captured where `source.ddl` is true."""
+    from cdcflow.engine.history import ddl_history
+
+    where = _path(context, path)
+    found = [event for event in ddl_history(where) if not table or about(event) & set(table)]
+    if as_json:
+        output.json([_event(event) for event in found])
+        return
+    output.table(
+        ("time", "position", "user", "command", "object", "what"),
+        [
+            (
+                _moment(event.commit_time),
+                str(event.position),
+                event.command.user,
+                event.summary.kind,
+                event.summary.object,
+                _what(event),
+            )
+            for event in found
+        ],
+    )
+    output.say(f"{where}: {len(found)} DDL command(s)")
+
+
+def about(event: "Event") -> set[str]:
+    """The tables that a command names or has touched."""
+    concerned = (*event.command.objects, *event.dropped)
+    named = {".".join(o.identity.split(".")[:2]) for o in concerned if o.schema}
+    return {event.summary.object, *event.summary.object.split(", "), *([event.summary.to or ""]), *named}
+
+
+def _what(event: "Event") -> str:
+    """The columns, or else the statement on one line."""
+    summary = event.summary
+    columns = [
+        " ".join(filter(None, (c.action, c.name, c.to and f"to {c.to}", c.type))) for c in summary.columns
+    ]
+    if summary.to:
+        columns.append(f"to {summary.to}")
+    gone = [o.identity for o in event.dropped if o.identity != summary.object]
+    if gone and not columns:
+        columns.append(f"drop {', '.join(gone)}")
+    return ", ".join(columns) or " ".join((summary.statement or event.command.text or "").split())
+
+
+def _event(event: "Event") -> dict[str, Any]:
+    command, summary = event.command, event.summary
+    return {
+        "offset": event.offset,
+        "position": str(event.position),
+        "commit_time": _moment(event.commit_time),
+        "user": command.user,
+        "search_path": command.search_path,
+        "kind": summary.kind,
+        "object": summary.object,
+        "to": summary.to,
+        "columns": [asdict(column) for column in summary.columns],
+        "statement": summary.statement,
+        "text": command.text,
+        "objects": [asdict(o) for o in command.objects],
+        "dropped": [asdict(o) for o in event.dropped],
+    }
 
 
 def _described(segment: "SegmentInfo") -> dict[str, Any]:

@@ -12,7 +12,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cdcflow.cli import check, demo, flows, init, journal, output, query, run, setup, status, tail, version
+from cdcflow.cli import (
+    check,
+    deadletters,
+    demo,
+    flows,
+    init,
+    journal,
+    output,
+    query,
+    run,
+    setup,
+    status,
+    tail,
+    version,
+)
 from cdcflow.cli.invocation import DEFAULT_CONFIG, Invocation
 from cdcflow.errors import CdcflowError
 
@@ -85,6 +99,7 @@ app.command("status")(status.status)
 app.command("tail")(tail.tail)
 app.command("query")(query.query)
 app.add_typer(flows.app, name="flow")
+app.add_typer(deadletters.app, name="deadletters")
 app.add_typer(journal.app, name="journal")
 app.command("teardown")(setup.teardown)
 app.command("version")(version.version)

@@ -1,4 +1,4 @@
-"""`cdcflow setup` and `cdcflow teardown`: the publication and the slot at the source."""
+"""`cdcflow setup` and `cdcflow teardown`: what capture needs at the source, and its end."""
 
 from typing import Annotated
 
@@ -15,11 +15,13 @@ def setup(
         bool, typer.Option("--print-sql", help="Print a script for the DBA instead of running it.")
     ] = False,
 ) -> None:
-    """Make the publication and the slot. What is there already stays."""
+    """Make the publication and the slot, and with `source.ddl: true` the event triggers for DDL. What is
+    there already stays."""
+    from cdcflow.engine.examination import wishes
     from cdcflow.source import setup as service
 
     source = load_config(context).source
-    wanted = (source.dsn.get_secret_value(), source.tables, source.publication, source.slot)
+    wanted = (source.dsn.get_secret_value(), source.tables, source.publication, source.slot, wishes(source))
     if print_sql:
         output.data(service.script(*wanted))
         output.next_step("let the DBA run this, then `cdcflow check`")
@@ -37,10 +39,12 @@ def teardown(
     yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
 ) -> None:
     """Drop the slot and the publication. The journal and the sinks stay as they are."""
+    from cdcflow.engine.examination import wishes
     from cdcflow.source import setup as service
 
     source = load_config(context).source
     what = f"the slot {source.slot} and the publication {source.publication}"
+    what += ", and the event triggers for DDL" if source.ddl else ""
     if not yes:
         if not output.interactive():
             raise ConfigurationError(
@@ -48,7 +52,9 @@ def teardown(
             )
         if not typer.confirm(f"drop {what}? What happens from then on is not captured", err=True):
             raise typer.Exit(1)
-    done = service.teardown(source.dsn.get_secret_value(), source.tables, source.publication, source.slot)
+    done = service.teardown(
+        source.dsn.get_secret_value(), source.tables, source.publication, source.slot, wishes(source)
+    )
     for line in done:
         output.say(line)
     if not done:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: Seconds between two looks of --watch; the engine's parts report twice a second.
 _INTERVAL = 1.0
 
+#: Seconds from which an open transaction is worth a line: restart_lsn stays behind where it began.
+_OLD = 60.0
+
 #: As EnvironmentFault: whoever asks for the status of an engine expects one to run.
 _NOT_RUNNING = 3
 
@@ -111,7 +114,10 @@ def _screen(document: Document) -> Any:
     return Group(*map(Text, summary(document)), Text(), table, *map(Text, lines))
 
 
-COLUMNS = ("flow", "state", "lag", "behind", "delivered", "last delivery", "retries", "restarts", "reason")
+COLUMNS = (
+    *("flow", "state", "lag", "behind", "delivered", "last delivery"),
+    *("retries", "restarts", "dead", "parked", "reason"),
+)
 
 #: So many columns fit a terminal of 80; `remarks` tells the rest where there is something to tell.
 _FITTING = 6
@@ -125,7 +131,9 @@ def remarks(document: Document) -> list[str]:
     """A line for every flow that is not simply fine."""
     found = []
     for flow in document["flows"]:
-        counts = [f"{flow[name]} {name}" for name in ("retries", "restarts") if flow.get(name)]
+        counts = [
+            f"{flow[name]} {name}" for name in ("retries", "restarts", "dead", "parked") if flow.get(name)
+        ]
         told = [*([flow["reason"]] if flow.get("reason") else []), *counts]
         if told:
             found.append(f"{flow['name']}: {', '.join(told)}")
@@ -154,6 +162,8 @@ def rows(document: Document) -> list[tuple[object, ...]]:
                 _ago(flow.get("last_delivery")),
                 flow.get("retries"),
                 flow.get("restarts"),
+                flow.get("dead"),
+                flow.get("parked"),
                 flow.get("reason") or None,
             )
         )
@@ -181,11 +191,27 @@ def summary(document: Document) -> list[str]:
         lines.append(f"         {capture['error']}")
     for finding in capture.get("findings") or ():
         lines.append(f"{finding['severity']}  {finding['subject']}: {finding['message']}")
+    lines += _held_back(capture)
     if capture.get("backfill"):
         steps = ", ".join(f"{key} {value}" for key, value in capture["backfill"].items() if value is not None)
         lines.append(f"backfill {steps}")
     lines.append(f"journal  {_journal(capture.get('journal') or {})}")
     return lines
+
+
+def _held_back(capture: Mapping[str, Any]) -> list[str]:
+    """What the server keeps because of the slot, and what holds the slot itself back."""
+    retained, age, oldest = (capture.get(n) for n in ("retained_bytes", "catalog_age", "oldest_transaction"))
+    if retained is None:
+        return []
+    held = f"slot     the server keeps {output.size(retained)} of WAL for it"
+    if age is not None:
+        held += f", and dead rows of its catalogs for {age:,} transactions"
+    if oldest is None or (oldest["seconds"] or 0.0) < _OLD:
+        return [held]
+    whose = f"process {oldest['pid']}" if oldest["prepared"] is None else f"prepared {oldest['prepared']!r}"
+    open_ = output.duration(oldest["seconds"])
+    return [held, f"         held back by a transaction that is open for {open_}: {whose} ({oldest['who']})"]
 
 
 def _journal(journal: Mapping[str, int | None]) -> str:

@@ -9,7 +9,9 @@ from cdcflow.config.models import (
     Keep,
     SinkEntry,
     SourceSettings,
+    StepEntry,
 )
+from cdcflow.config.transforms import make_chain
 
 __all__ = [
     "Config",
@@ -19,5 +21,7 @@ __all__ = [
     "Keep",
     "SinkEntry",
     "SourceSettings",
+    "StepEntry",
     "load",
+    "make_chain",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.scalarstring import FoldedScalarString, LiteralScalarString
 
 from cdcflow.config.problems import Place, Problems
 
@@ -30,17 +31,31 @@ class Document:
     """One file. `data` holds its values resolved, `written` what the file says at each way."""
 
     def __init__(
-        self, file: Path, base: Path, data: Any, written: Mapping[Way, Any], lines: Mapping[Way, int]
+        self,
+        file: Path,
+        base: Path,
+        data: Any,
+        written: Mapping[Way, Any],
+        lines: Mapping[Way, int],
+        blocks: frozenset[Way] = frozenset(),
     ) -> None:
         self.file = file
         self.base = base
         self.data = data
         self.written = written
         self._lines = lines
+        self._blocks = blocks
 
     def place(self, way: Way) -> Place:
         """The line of a value's key, or of the nearest thing around it that has one."""
         return _place(self.file, self._lines, way)
+
+    def lines_below(self, way: Way) -> dict[Way, int]:
+        """The lines at which the value at `way`, and the values within it, begin; by the way from there."""
+        found = {below[len(way) :]: line for below, line in self._lines.items() if below[: len(way)] == way}
+        # The text of a block begins behind the line of its key.
+        blocks = [below[len(way) :] for below in self._blocks if below[: len(way)] == way]
+        return found | {below: found[below] + 1 for below in blocks if below in found}
 
 
 def read(
@@ -71,7 +86,7 @@ def read(
         return None
     walk = _Walk(file, problems, environment)
     data = walk.value(loaded, ())
-    return Document(file, base, data, walk.written, walk.lines)
+    return Document(file, base, data, walk.written, walk.lines, frozenset(walk.blocks))
 
 
 def dotted(way: Way) -> str:
@@ -97,8 +112,11 @@ class _Walk:
         self._environment = environment
         self.written: dict[Way, Any] = {}
         self.lines: dict[Way, int] = {}
+        self.blocks: set[Way] = set()
 
     def value(self, value: Any, way: Way) -> Any:
+        if isinstance(value, LiteralScalarString | FoldedScalarString):
+            self.blocks.add(way)
         if isinstance(value, str):
             value = value.translate(_UNMASKED)
         self.written[way] = value

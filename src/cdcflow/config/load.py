@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from cdcflow.config.document import Document, Way, dotted, read
 from cdcflow.config.models import (
     FLOW_NAME,
@@ -18,13 +20,16 @@ from cdcflow.config.models import (
     SourceSettings,
 )
 from cdcflow.config.problems import Problems, nearest, shown
+from cdcflow.config.transforms import mask_key, read_steps
 from cdcflow.config.validation import validate
 from cdcflow.errors import ConfigurationError
+from cdcflow.model.ddl import DDL_PREFIX
 from cdcflow.model.message import PrefixPattern, PrefixPatterns
 from cdcflow.model.patterns import TablePattern, TablePatterns
 from cdcflow.sink import registry
+from cdcflow.transform import StepContext
 
-SECTIONS = ("source", "journal", "engine", "sinks", "flows")
+SECTIONS = ("source", "journal", "engine", "sinks", "mask", "flows")
 
 #: Where flow files are, beside the configuration file.
 FLOWS = "flows"
@@ -57,10 +62,11 @@ def load(path: Path) -> Config:
     state = engine.state if engine is not None else path.parent
     journal = _journal(document, problems, state)
     sinks, named = _sinks(document, problems)
-    flows = _Flows(problems, sinks, named, source).read(document)
+    mask = mask_key(document, _section(document, "mask", problems), problems)
+    flows = _Flows(problems, sinks, named, source, mask).read(document)
     if problems or source is None or engine is None or journal is None:
         raise problems.error()
-    return Config(path, path.parent, source, journal, engine, sinks, flows)
+    return Config(path, path.parent, source, journal, engine, sinks, flows, mask)
 
 
 def _section(document: Document, key: str, problems: Problems) -> dict[str, Any] | None:
@@ -144,12 +150,14 @@ class _Flows:
         sinks: Mapping[str, SinkEntry],
         named: list[str],
         source: SourceSettings | None,
+        mask: SecretStr | None,
     ) -> None:
         self._problems = problems
+        self._mask = mask
         self._sinks = sinks
         self._named = named
         self._captured = TablePatterns(source.tables) if source is not None else None
-        self._prefixes = PrefixPatterns(source.messages) if source is not None else None
+        self._prefixes = PrefixPatterns(source.captured_messages) if source is not None else None
         self._flows: dict[str, Flow] = {}
 
     def read(self, document: Document) -> dict[str, Flow]:
@@ -227,6 +235,8 @@ class _Flows:
             return
         self._check_messages(document, way, settings)
         self._check_tables(document, way, settings)
+        context = StepContext(name, document.base, self._mask)
+        steps = read_steps(document, (*way, "transforms"), settings.transforms, self._problems, context)
         sink = self._sinks.get(settings.to)
         if sink is None:
             return
@@ -243,6 +253,9 @@ class _Flows:
                 document.file,
                 place.line,
                 settings.messages,
+                settings.on_reject or ("supersede" if sink.plugin.writes == "states" else "park"),
+                settings.dead_letters,
+                steps,
             )
 
     def _check_sink(self, document: Document, way: Way, name: object) -> None:
@@ -265,7 +278,9 @@ class _Flows:
                 document.place(here),
                 dotted(here),
                 f"messages {text} are not captured: nothing in source.messages includes them",
-                "add the prefix to source.messages, or correct it",
+                "set source.ddl: true"
+                if text == DDL_PREFIX
+                else "add the prefix to source.messages, or correct it",
             )
 
     def _check_tables(self, document: Document, way: Way, settings: FlowSettings) -> None:

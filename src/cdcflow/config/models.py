@@ -1,18 +1,21 @@
 """What a configuration is once read: checked values that never change, secrets that never show."""
 
+import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from cdcflow.errors import ConfigurationError
+from cdcflow.model.ddl import DDL_PREFIX
 from cdcflow.model.message import PrefixPattern
 from cdcflow.model.patterns import TablePattern
 from cdcflow.sink import ConfigPath, Secret, Settings, SinkOptions, SinkPlugin, SinkSettings
 from cdcflow.sink.quantities import Duration, Size
+from cdcflow.transform import Site, StepPlugin
 
 #: A flow's name is a file name, a socket's name and a word in URLs of the console.
 FLOW_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -69,6 +72,12 @@ def _qualified(name: str) -> str:
     return name
 
 
+def _source_prefix(text: str) -> str:
+    if text.removeprefix("!") == DDL_PREFIX:
+        raise ValueError("the text of DDL is captured with `ddl: true`")
+    return _prefix_pattern(text)
+
+
 class HeartbeatSettings(Settings):
     """`source.heartbeat:`, a sign of life written to the source, for idle databases on busy servers."""
 
@@ -99,7 +108,11 @@ class SourceSettings(Settings):
     dsn: Annotated[Secret, AfterValidator(_dsn)]
     tables: Annotated[tuple[TablePatternText, ...], Field(min_length=1)]
     #: Prefixes of the logical messages that are captured; none: the server is not even asked for any.
-    messages: tuple[PrefixPatternText, ...] = ()
+    messages: tuple[Annotated[str, AfterValidator(_source_prefix)], ...] = ()
+    #: Whether an event trigger, which `cdcflow setup` then makes, puts the text of DDL into the stream.
+    ddl: bool = False
+    #: Whether transactions that were replicated to here are captured too; `none` keeps loops out.
+    origin: Literal["any", "none"] = "any"
     publication: Annotated[str, AfterValidator(_identifier)] = "cdcflow"
     slot: Annotated[str, AfterValidator(_slot)] = "cdcflow"
     backfill: Literal["initial", "none"] = "initial"
@@ -107,6 +120,11 @@ class SourceSettings(Settings):
     confirm: Literal["journaled", "delivered"] = "journaled"
     heartbeat: HeartbeatSettings = HeartbeatSettings()
     retained_wal: RetainedWalSettings = RetainedWalSettings()
+
+    @property
+    def captured_messages(self) -> tuple[str, ...]:
+        """`messages`, and what `ddl` asks for."""
+        return (*self.messages, *((DDL_PREFIX,) if self.ddl else ()))
 
 
 class Keep(Settings):
@@ -136,15 +154,36 @@ class EngineSettings(Settings):
     processes: Annotated[int, Field(ge=1)] | None = None
 
 
+class LetterLimits(Settings):
+    """`dead_letters:` of a flow. Beyond these, refused changes become no dead letters: the flow stops."""
+
+    #: Most letters that the flow keeps, parked ones among them.
+    limit: Annotated[int, Field(ge=1)] = 1_000
+    #: Largest part of its latest changes, from 0 to 1.
+    share: Annotated[float, Field(gt=0, le=1)] = 0.2
+
+
+class MaskSettings(Settings):
+    """`mask:`, what all flows mask values with."""
+
+    key: Secret
+
+
 class FlowSettings(Settings):
     """A flow as it is written, before its sink is known."""
 
     #: A flow may do without, if it has `messages`.
     from_: Annotated[tuple[TablePatternText, ...], Field(alias="from", min_length=1)] = ()
     messages: Annotated[tuple[PrefixPatternText, ...], Field(min_length=1)] = ()
+    #: Read by `cdcflow.config.transforms`.
+    transforms: object = None
     to: str
     options: Annotated[dict[str, object], Field(alias="with", default_factory=dict)]
     start: Literal["earliest", "latest"] = "earliest"
+    #: What becomes of later changes of a key of which one was refused. None: as the sink writes states or
+    #: events.
+    on_reject: Literal["park", "supersede", "stop"] | None = None
+    dead_letters: LetterLimits = LetterLimits()
 
 
 @dataclass(frozen=True)
@@ -154,6 +193,26 @@ class SinkEntry:
     name: str
     plugin: SinkPlugin
     settings: SinkSettings
+
+    @property
+    def connection(self) -> str:
+        """Names the account at the destination that the sink uses, without telling it."""
+        account = self.plugin.account(self.settings)
+        if account is None:
+            return self.name
+        return hashlib.blake2b(f"{self.plugin.name} {account}".encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class StepEntry:
+    """One step of a flow's `transforms`. `tables` are patterns of those that it is for; none: all."""
+
+    name: str
+    plugin: StepPlugin
+    options: Any
+    tables: tuple[str, ...] = ()
+    #: A step that has moved in its file is the same step.
+    site: Site = field(compare=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -173,6 +232,9 @@ class Flow:
     line: int
     #: Prefix patterns of logical messages.
     messages: tuple[str, ...] = ()
+    on_reject: Literal["park", "supersede", "stop"] = "park"
+    dead_letters: LetterLimits = field(default_factory=LetterLimits)
+    transforms: tuple[StepEntry, ...] = ()
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -191,3 +253,5 @@ class Config:
     engine: EngineSettings
     sinks: Mapping[str, SinkEntry]
     flows: Mapping[str, Flow]
+    #: What steps mask values with, where they name no key of their own.
+    mask_key: SecretStr | None = None

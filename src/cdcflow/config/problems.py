@@ -1,7 +1,7 @@
 """Everything that is wrong with a configuration, collected first and told at once, each with its place."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -17,6 +17,10 @@ class Place:
 
     def __str__(self) -> str:
         return f"{shown(self.file)}:{self.line}"
+
+    def moved(self, line: int) -> "Place":
+        """Another line of the file."""
+        return replace(self, line=line)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ choices), and as the file has it, before `${…}` is resolved.
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from cdcflow.config.document import Document, Way, dotted
@@ -178,7 +178,9 @@ def _by_key(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _models_at(model: type[BaseModel], key: int | str) -> Iterator[type[BaseModel]]:
-    yield from _models_in(_by_key(model).get(str(key)))
+    fields = _by_key(model)
+    # The key of a model that is itself a mapping, or a list, is no field of it.
+    yield from _models_in(fields["root"] if issubclass(model, RootModel) else fields.get(str(key)))
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from cdcflow.journal import Reader
 from cdcflow.model import ORIGIN, Batch, Position, join
 from cdcflow.sink import Batching
-from cdcflow.transform import Step
+from cdcflow.transform import Pass
 
 #: How long a run of changes that are all dropped may wait before it moves the checkpoint. Once a second
 #: costs nothing; for each of them it would be an fsync per transaction of tables that the flow ignores.
@@ -62,7 +62,7 @@ def position_at(batch: Batch, index: int) -> Position | None:
     return None
 
 
-def pieces(frame: Batch, step: Step, limits: Batching) -> Iterator[Piece]:
+def pieces(frame: Batch, step: Pass, limits: Batching) -> Iterator[Piece]:
     """A frame as the flow sees it, in parts that stay within the limits (but of one change at least)."""
     times = [group.meta("commit_time")[0].as_py() for group in frame.groups if len(group)]
     oldest = min(times, default=None)
@@ -84,14 +84,20 @@ def pieces(frame: Batch, step: Step, limits: Batching) -> Iterator[Piece]:
 class Feed:
     """The changes of one flow from an offset on, in batches. Use as an async context manager.
 
-    `reader` is the feed's own from then on, and closed with it.
+    `reader` is the feed's own from then on, and closed with it. Changes gather for `window` seconds from the
+    first one on, unless the limits are reached before.
     """
 
-    def __init__(self, reader: Reader, offset: int, step: Step, limits: Batching) -> None:
+    def __init__(
+        self, reader: Reader, offset: int, step: Pass, limits: Batching, window: float = 0.0
+    ) -> None:
         self._reader = reader
         self._next = offset
         self._step = step
         self._limits = limits
+        self._window = window
+        #: When the first of the changes in `_ready` came.
+        self._since: float | None = None
         self._ready: list[Piece] = []
         self._joining: list[Piece] = []
         #: What is in `_ready`, counted as it comes and goes: it is asked for with every frame.
@@ -99,7 +105,7 @@ class Feed:
         self._size = 0
         self._taken = 0.0
         self._failure: Exception | None = None
-        self._stopped = False
+        self._stopped = self._nudged = False
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         # Of its own, so that sinks that block the shared threads never hold up reading.
@@ -150,13 +156,21 @@ class Feed:
         self._stopped = True
         self._arrived.set()
 
+    def nudge(self) -> None:
+        """`take` gives None once: there is something else to do."""
+        self._nudged = True
+        self._arrived.set()
+
     async def take(self) -> Batch | None:
-        """The next batch, as soon as there is any; None once stopped. It may hold no changes: then it
-        only moves the checkpoint.
+        """The next batch, as soon as there is any; None once stopped, or when nudged. It may hold no
+        changes: then it only moves the checkpoint.
 
         Raises JournalError where the journal cannot be read on.
         """
         while not self._stopped:
+            if self._nudged:
+                self._nudged = False
+                return None
             wait = self._empty_wait()
             if wait is not None and wait <= 0:
                 return await self._join()
@@ -173,8 +187,11 @@ class Feed:
         """Seconds until what is here may be taken; None when nothing is here."""
         if not self._ready:
             return None
-        if any(len(piece.batch) for piece in self._ready):
-            return 0.0
+        if self._changes:
+            full = self._changes >= self._limits.max_changes or self._size >= self._limits.max_bytes
+            if full or not self._window or self._since is None:
+                return 0.0
+            return self._since + self._window - time.monotonic()
         return self._taken + EMPTY_EVERY - time.monotonic()
 
     async def _join(self) -> Batch:
@@ -189,6 +206,7 @@ class Feed:
         del self._ready[:number]
         self._count_in(taken, -1)
         self._taken = time.monotonic()
+        self._since = self._taken if self._changes else None
         self._room.set()
         if number > 1:
             self._joining = taken
@@ -223,6 +241,8 @@ class Feed:
 
     def _add(self, found: Sequence[Piece]) -> None:
         for piece in found:
+            if self._since is None and len(piece.batch):
+                self._since = time.monotonic()
             self._ready.append(piece)
             self._count_in([piece], 1)
             run = self._mergeable()

@@ -4,7 +4,12 @@
 |-----------|--------------------------------------------------------------------------------------|
 | wait      | the same batch again after a growing pause, for ever: the world will heal            |
 | attention | a person must change something; tried again now and then, and whenever told to       |
-| reject    | single rows are refused for good. Nothing is skipped: the flow stops at this batch   |
+| reopen    | as attention, with a new session: the sink reads its credentials anew. Tried again   |
+|           | also when a secret's file has changed                                                |
+| reject    | single rows are refused for good, and may not become dead letters: the flow stops    |
+
+What else follows from what a sink raises happens on the way, in `cdcflow.delivery.handover`: refused rows
+become dead letters, rows that are written do not go out again, and what is too large goes out in parts.
 """
 
 import math
@@ -13,9 +18,17 @@ from typing import Literal
 
 from tenacity import RetryCallState, wait_random_exponential
 
-from cdcflow.errors import EnvironmentFault, JournalError, Permanent, Rejected, Transient
+from cdcflow.errors import (
+    Disabled,
+    EnvironmentFault,
+    JournalError,
+    Permanent,
+    Rejected,
+    Transient,
+    Unauthorized,
+)
 
-Action = Literal["wait", "attention", "reject"]
+Action = Literal["wait", "attention", "reopen", "reject"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +61,11 @@ PATIENCE = 60.0
 #: The first class that fits decides.
 POLICY: tuple[tuple[type[BaseException], Rule], ...] = (
     (Transient, Rule("wait")),
-    # Each further try sends the accepted rows of the batch once more, so only a person may ask for it.
+    # The flow says `on_reject: stop`: only a person may have it tried again.
     (Rejected, Rule("reject", UNTIL_TOLD)),
+    # Whoever says so must not be asked every few minutes whether that is still so.
+    (Disabled, Rule("attention", UNTIL_TOLD)),
+    (Unauthorized, Rule("reopen", ATTENTION_RETRY)),
     (Permanent, Rule("attention", ATTENTION_RETRY)),
     # Damage, a checkpoint outside the journal: no pause mends it.
     (JournalError, Rule("attention", ATTENTION_RETRY)),

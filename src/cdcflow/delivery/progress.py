@@ -18,8 +18,8 @@ class FlowReport:
     `checkpoint` is the offset up to which the sink durably holds everything, None before it is known.
     `lag_changes` counts the changes of the journal behind the flow, of all its tables; `lag_seconds` is
     the age of the oldest change that waits. `delivered` (changes), `batches` and `retries` count since
-    the process started. `last_delivery` is in seconds since 1970.
-    """
+    the process started. `last_delivery` is in seconds since 1970. `dead` and `parked` count the flow's
+    letters."""
 
     name: str
     state: State = "starting"
@@ -31,6 +31,8 @@ class FlowReport:
     batches: int = 0
     retries: int = 0
     last_delivery: float | None = None
+    dead: int | None = None
+    parked: int | None = None
 
 
 def state_of(*, reading: bool, stuck: bool, failing: bool, lag_seconds: float | None) -> State:

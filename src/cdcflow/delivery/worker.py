@@ -8,8 +8,8 @@ import contextlib
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -17,9 +17,15 @@ import pyarrow as pa
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from cdcflow.delivery import policy
+from cdcflow.delivery.breaker import Breakers, Stopping
 from cdcflow.delivery.checkpoints import CheckpointStore
+from cdcflow.delivery.credentials import Look, look, replaced
 from cdcflow.delivery.feed import Feed
+from cdcflow.delivery.handover import Handover, OnReject, Terms
+from cdcflow.delivery.letters import LetterStore
 from cdcflow.delivery.progress import FlowReport, state_of
+from cdcflow.delivery.redelivery import Outcome, Redelivery
+from cdcflow.delivery.refusals import Limits
 from cdcflow.delivery.start import find_start
 from cdcflow.errors import CdcflowError, DeliveryError, EnvironmentFault, Rejected
 from cdcflow.journal import Reader
@@ -27,6 +33,7 @@ from cdcflow.journal.layout import HEAD, MANIFEST
 from cdcflow.model import Batch, PrefixPatterns
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.sink import (
+    Budget,
     FlowContext,
     QuerySink,
     SchemaSink,
@@ -36,7 +43,8 @@ from cdcflow.sink import (
     SinkSettings,
     TransactionalSink,
 )
-from cdcflow.transform import Select
+from cdcflow.sink.settings import secret_files
+from cdcflow.transform import Chain, Select
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +66,14 @@ class FlowPlan:
     start: Literal["earliest", "latest"] = "earliest"
     #: Which logical messages it gets.
     messages: PrefixPatterns = field(default_factory=PrefixPatterns)
+    #: The file that flows on the same connection count their calls in; None: it is not shared.
+    budget: Path | None = None
+    #: The account at the destination; flows on the same one learn from each other that it is down.
+    connection: str = ""
+    on_reject: OnReject = "stop"
+    limits: Limits = field(default_factory=Limits)
+    revision: str = ""
+    chain: Chain = field(default_factory=Chain)
 
 
 class _Stop(Exception):
@@ -78,6 +94,8 @@ class FlowWorker:
         state: Path,
         store: CheckpointStore,
         changed: Callable[[], None] = lambda: None,
+        letters: LetterStore | None = None,
+        breakers: Breakers | None = None,
     ) -> None:
         self.plan = plan
         self._journal = journal
@@ -93,6 +111,19 @@ class FlowWorker:
         self._sink: Sink | None = None
         self._prepared: set[str] = set()
         self._writing: Batch | None = None
+        terms = Terms(
+            on_reject=plan.on_reject,
+            limits=plan.limits,
+            revision=plan.revision,
+            most=plan.plugin.batching.max_changes,
+            deadline=plan.plugin.deadline,
+        )
+        breaker = (breakers or Breakers()).of(plan.connection)
+        self._handover = Handover(plan.name, terms, letters, breaker, self._stop.is_set)
+        self._redelivery = (
+            None if letters is None else Redelivery(self._handover, letters, self._transform_letter)
+        )
+        self._secrets: Look = {}
         self._failure: Exception | None = None
         self._failing_since: float | None = None
         self._checkpoint: int | None = None
@@ -111,16 +142,43 @@ class FlowWorker:
         finally:
             if self._reader is not None:
                 self._reader.close()
+            await asyncio.to_thread(self.plan.chain.close)
 
     def stop(self) -> None:
         """Ends `run` as soon as the write in flight is done."""
         self._stop.set()
+        self._handover.breaker.wake()
+        self.plan.chain.interrupt()
         if self._feed is not None:
             self._feed.stop()
 
     def retry(self) -> None:
         """Ends the present wait after a failure, if there is one: a person has mended the cause."""
+        self._handover.breaker.hurry()
         self._told.set()
+
+    async def deliver_letters(self, numbers: Sequence[int], *, force: bool) -> list[Outcome]:
+        """Delivers dead letters between the flow's own batches, with what is parked behind them. Raises
+        CdcflowError when that cannot be done now; then those that were not delivered are as they were."""
+        redelivery = self._redelivery
+        if redelivery is None or self._feed is None or self._failure is not None:
+            raise CdcflowError(
+                f"flow {self.plan.name!r} does not deliver now: {self._reason() or 'it is starting'}",
+                hint="nothing was sent; mend the cause first, and see `cdcflow status`",
+            )
+        done = redelivery.ask(numbers, force)
+        self._feed.nudge()
+        return await done
+
+    async def discard_letters(self, numbers: Sequence[int], why: str, who: str) -> int:
+        """Discards letters, and lets out what was parked behind them; returns how many there were."""
+        if self._redelivery is None:
+            raise CdcflowError(f"flow {self.plan.name!r} keeps no dead letters")
+        count = await self._redelivery.discard(numbers, why, who)
+        if self._feed is not None:
+            self._feed.nudge()
+        self._changed()
+        return count
 
     def go_live(self) -> None:
         """The source is being streamed: from here on, `start: latest` has a meaning."""
@@ -156,6 +214,8 @@ class FlowWorker:
             batches=self._batches,
             retries=self._retries,
             last_delivery=self._last_delivery,
+            dead=self._handover.dead,
+            parked=self._handover.parked,
         )
 
     def _stuck(self) -> bool:
@@ -179,6 +239,8 @@ class FlowWorker:
     def _reason(self) -> str:
         if self._failure is not None:
             return describe(self._failure)
+        if self._writing is not None and self._handover.breaker.reason:
+            return self._handover.breaker.reason
         if self._waits_for_source():
             return "starts with the first change after the source is connected"
         return ""
@@ -191,8 +253,10 @@ class FlowWorker:
     async def _session(self) -> None:
         reader = await self._open_reader()
         folder = self._folder()
+        budget = Budget(self.plan.budget, stopping=self._stop.is_set)
+        self._secrets = look(secret_files(self.plan.settings) | secret_files(self.plan.options))
         sink = self.plan.plugin.create(
-            self.plan.settings, self.plan.options, FlowContext(self.plan.name, folder)
+            self.plan.settings, self.plan.options, FlowContext(self.plan.name, folder, budget)
         )
         try:
             await self._unless_stopped(sink.open())
@@ -206,14 +270,24 @@ class FlowWorker:
                 self._latest if self.plan.start == "latest" else None,
             )
             self._checkpoint = offset
+            await self._handover.load()
             self._healed()
             log.info("flow %s delivers from offset %d", self.plan.name, offset)
-            async with Feed(Reader(self._journal), offset, self._select, self.plan.plugin.batching) as feed:
+            limits, window = self.plan.plugin.batching, self.plan.chain.window
+            async with Feed(Reader(self._journal), offset, self._transform, limits, window) as feed:
                 self._feed = feed
                 await self._deliver(sink, feed)
         finally:
             self._sink = self._feed = None
+            if self._redelivery is not None:
+                self._redelivery.fail(CdcflowError(f"flow {self.plan.name!r} has stopped meanwhile"))
             await self._close(sink)
+
+    def _transform(self, batch: Batch) -> Batch:
+        return self.plan.chain(self._select(batch))
+
+    def _transform_letter(self, change: Batch) -> Batch:
+        return self.plan.chain.finish(self._transform(change))
 
     def _folder(self) -> Path:
         """The sink's own directory for this flow."""
@@ -247,14 +321,22 @@ class FlowWorker:
         # Asked once: isinstance of a runtime protocol costs as much as a small batch.
         keeps_checkpoint = isinstance(sink, TransactionalSink)
         schema_sink = sink if isinstance(sink, SchemaSink) else None
-        while (batch := await feed.take()) is not None:
+        self._handover.terms = replace(self._handover.terms, whole=keeps_checkpoint)
+        while not self._stop.is_set():
+            if self._redelivery is not None and self._redelivery.waiting:
+                await self._persist(self._redeliver, sink)
+            batch = await feed.take()
+            if batch is None:
+                continue
             self._writing = batch
             try:
+                if self.plan.chain.gathers:
+                    batch = await self._persist(self._finish, batch)
                 if schema_sink is not None:
                     await self._persist(self._prepare, schema_sink, batch)
                 # A batch without changes tells a transactional sink nothing but its new checkpoint.
-                if len(batch) or keeps_checkpoint:
-                    await self._persist(sink.write, batch)
+                if len(batch) or keeps_checkpoint or batch.refused:
+                    await self._persist(self._hand_over, sink, batch)
                 if not keeps_checkpoint:
                     await self._persist(self._save, batch)
             finally:
@@ -265,6 +347,9 @@ class FlowWorker:
                 self._batches += 1
                 self._last_delivery = time.time()
 
+    async def _finish(self, batch: Batch) -> Batch:
+        return await asyncio.to_thread(self.plan.chain.finish, batch)
+
     async def _prepare(self, sink: SchemaSink, batch: Batch) -> None:
         """Tells the sink of generations that it has not seen, before the first of their rows."""
         fresh = {g.relation.fingerprint: g.relation for g in batch.groups}
@@ -272,6 +357,22 @@ class FlowWorker:
         if fresh:
             await sink.prepare(list(fresh.values()))
             self._prepared.update(fresh)
+
+    async def _hand_over(self, sink: Sink, batch: Batch) -> None:
+        assert self._reader is not None
+        await self._unless_stopping(self._handover.deliver(sink, batch, self._reader))
+
+    async def _redeliver(self, sink: Sink) -> None:
+        assert self._redelivery is not None
+        await self._unless_stopping(self._redelivery.run(sink))
+
+    @staticmethod
+    async def _unless_stopping(writing: Awaitable[None]) -> None:
+        """A write in flight is finished, and one that waits to begin is not begun."""
+        try:
+            await writing
+        except Stopping:
+            raise _Stop from None
 
     async def _save(self, batch: Batch) -> None:
         await asyncio.to_thread(self._store.save, self.plan.name, batch.end, batch.last)
@@ -288,7 +389,7 @@ class FlowWorker:
         """Does something until it succeeds, with the policy's waits between. Raises `_Stop` when told to
         stop while waiting."""
         retrying = AsyncRetrying(
-            retry=retry_if_exception(_is_failure),
+            retry=retry_if_exception(self._is_retried),
             wait=policy.pause,
             sleep=self._pause,
             before_sleep=self._failed,
@@ -326,7 +427,27 @@ class FlowWorker:
         self._told.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if seconds == policy.UNTIL_TOLD else seconds):
-                await self._unless_stopped(self._told.wait())
+                await self._unless_stopped(self._woken())
+
+    async def _woken(self) -> None:
+        """Returns when a person has mended the cause of the failure: has said so, or replaced a
+        credential."""
+        waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self._told.wait())]
+        if self._failure is not None and policy.rule(self._failure).action == "reopen":
+            waits.append(asyncio.ensure_future(replaced(self._secrets)))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    def _is_retried(self, error: BaseException) -> bool:
+        """Whether the same is to be done again after a pause. What takes a new session ends this one
+        first."""
+        if not isinstance(error, Exception) or isinstance(error, _Stop):
+            return False
+        return self._feed is None or policy.rule(error).action != "reopen"
 
     async def _unless_stopped(self, wait: Awaitable[T]) -> T:
         """Awaits it, and abandons it for `_Stop` when it is time to stop."""
@@ -362,10 +483,6 @@ def _is_made(journal: Path) -> bool:
         return (journal / MANIFEST).exists() and (journal / HEAD).stat().st_size > 0
     except OSError:
         return False
-
-
-def _is_failure(error: BaseException) -> bool:
-    return isinstance(error, Exception) and not isinstance(error, _Stop)
 
 
 def _first_commit_time(batch: Batch) -> int:

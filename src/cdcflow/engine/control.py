@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,27 @@ def retry(state: Path, flow: str) -> None:
     does not run."""
     if _ask(Places(state).flow_socket(flow), {"op": "retry", "flow": flow}, STATUS_SECONDS) is None:
         raise EnvironmentFault(f"flow {flow!r} does not run", hint="start it with `cdcflow run`")
+
+
+def deliver_letters(state: Path, flow: str, numbers: Sequence[int], *, force: bool) -> list[dict[str, Any]]:
+    """Has a flow deliver dead letters between its own batches; what became of each, as
+    `cdcflow.delivery.Outcome` says it. Raises EnvironmentFault when the flow does not run."""
+    request = {"op": "deliver letters", "flow": flow, "numbers": list(numbers), "force": force}
+    body = _ask(Places(state).flow_socket(flow), request, None)
+    if body is None:
+        raise EnvironmentFault(
+            f"flow {flow!r} does not run, and only its own worker can deliver in order",
+            hint="nothing was sent; start it with `cdcflow run`, and try again",
+        )
+    found: list[dict[str, Any]] = orjson.loads(body)
+    return found
+
+
+def discard_letters(state: Path, flow: str, numbers: Sequence[int], why: str, who: str) -> int | None:
+    """Has a flow discard letters; returns how many there were, or None when the flow does not run."""
+    request = {"op": "discard letters", "flow": flow, "numbers": list(numbers), "why": why, "who": who}
+    body = _ask(Places(state).flow_socket(flow), request, None)
+    return None if body is None else int(orjson.loads(body))
 
 
 def connection(path: Path, timeout: float | None = None) -> socket.socket:

@@ -7,8 +7,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cdcflow.config import Config
-from cdcflow.delivery import CheckpointStore, FlowPlan, FlowWorker
+import orjson
+
+from cdcflow.config import Config, make_chain
+from cdcflow.delivery import Breakers, CheckpointStore, FlowPlan, FlowWorker, LetterStore, Limits
 from cdcflow.engine.control import ControlServer, ipc_bytes
 from cdcflow.engine.places import Lock, Places
 from cdcflow.engine.reports import Live, Order, Report
@@ -41,6 +43,8 @@ class Delivering:
         self._places = Places(config.engine.state)
         self._flows = tuple(flows)
         self._report = report
+        self._breakers = Breakers()
+        self._letters: LetterStore | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._workers: dict[str, FlowWorker] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -61,7 +65,8 @@ class Delivering:
             for name in self._flows
         ]
         try:
-            with CheckpointStore(self._places.checkpoints) as store:
+            path = self._places.checkpoints
+            with CheckpointStore(path) as store, LetterStore(path) as self._letters:
                 return asyncio.run(self._run(store))
         finally:
             for lock in locks:
@@ -133,6 +138,11 @@ class Delivering:
             options=flow.options,
             start=flow.start,
             messages=PrefixPatterns(flow.messages),
+            chain=make_chain(flow, base=self._config.base, mask_key=self._config.mask_key),
+            budget=self._places.budget(entry.connection),
+            connection=entry.connection,
+            on_reject=flow.on_reject,
+            limits=Limits(flow.dead_letters.limit, flow.dead_letters.share),
         )
         return FlowWorker(
             plan,
@@ -140,6 +150,8 @@ class Delivering:
             state=self._config.engine.state,
             store=store,
             changed=self._changed.set,
+            letters=self._letters,
+            breakers=self._breakers,
         )
 
     async def _keep_reporting(self) -> None:
@@ -166,5 +178,11 @@ class Delivering:
             case "retry":
                 worker.retry()
                 return b"{}"
+            case "deliver letters":
+                found = await worker.deliver_letters(request["numbers"], force=bool(request.get("force")))
+                return orjson.dumps([outcome.document() for outcome in found])
+            case "discard letters":
+                numbers, why, who = request["numbers"], str(request["why"]), str(request["who"])
+                return orjson.dumps(await worker.discard_letters(numbers, why, who))
             case _:
-                raise CdcflowError("a flow answers to `query` and `retry`")
+                raise CdcflowError("a flow answers to `query`, `retry`, and what becomes of its dead letters")

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from cdcflow.config import Config, Flow
+from cdcflow.config.models import SourceSettings
 from cdcflow.errors import CdcflowError
 from cdcflow.journal.layout import segments
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.sink import ExpectedTable, Finding, FlowContext, Judges
+from cdcflow.source.judgement import Wishes
 from cdcflow.source.preflight import Examined, examine
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,13 @@ def check_all(config: Config) -> Sequence[Finding]:
 
 def check_source(config: Config) -> Examined:
     source = config.source
-    return examine(source.dsn.get_secret_value(), source.tables, source.publication, source.slot)
+    wanted = wishes(source)
+    return examine(source.dsn.get_secret_value(), source.tables, source.publication, source.slot, wanted)
+
+
+def wishes(source: SourceSettings) -> Wishes:
+    """What the configuration wants of the source besides tables."""
+    return Wishes(local_only=source.origin == "none", ddl=source.ddl)
 
 
 def check_journal(config: Config) -> list[Finding]:

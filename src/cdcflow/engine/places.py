@@ -36,6 +36,10 @@ class Places:
     def engine_socket(self) -> Path:
         return self.run / "engine.sock"
 
+    def budget(self, connection: str) -> Path:
+        """What was spent of what the destination of a connection allows."""
+        return self.run / f"budget-{connection}"
+
     def flow_lock(self, flow: str) -> Path:
         return self.run / f"flow-{flow}.lock"
 

@@ -17,6 +17,12 @@ from cdcflow.sink import Finding
 #: A process that reports twice a second and has said nothing for this long hangs.
 STALE_SECONDS = 10.0
 
+#: What only the connected server says.
+UNKNOWN = (
+    *("lag_bytes", "server_lsn", "retained_bytes", "wal_status", "safe_wal_size"),
+    *("catalog_age", "oldest_transaction"),
+)
+
 #: So many crashes in a row are no accident: a person should look.
 CRASHES = 3
 
@@ -87,6 +93,8 @@ def flow_document(flow: Flow, config: Config, report: FlowReport, child: Child) 
         "retries": report.retries,
         "restarts": child.restarts,
         "last_delivery": report.last_delivery,
+        "dead": report.dead,
+        "parked": report.parked,
         "pid": child.pid,
     }
 
@@ -107,6 +115,8 @@ def capture_document(config: Config, figures: dict[str, Any], state: str, child:
         "retained_bytes": None,
         "wal_status": None,
         "safe_wal_size": None,
+        "catalog_age": None,
+        "oldest_transaction": None,
         "findings": [],
         **figures,
         "state": state,
@@ -114,8 +124,7 @@ def capture_document(config: Config, figures: dict[str, Any], state: str, child:
         "pid": child.pid,
     }
     if state in ("stopped", "connecting"):
-        unknown = ("lag_bytes", "server_lsn", "retained_bytes", "wal_status", "safe_wal_size")
-        known |= dict.fromkeys(unknown)
+        known |= dict.fromkeys(UNKNOWN)
     if child.pid is None:
         known["error"] = how_it_ended(child) or known["error"]
     return known
@@ -136,6 +145,25 @@ def journal_document(path: Path) -> dict[str, int | None]:
             return {"offset": reader.head().offset, "first_offset": reader.first_offset(), "bytes": size}
     except (JournalError, OSError):
         return {"offset": None, "first_offset": None, "bytes": None}
+
+
+def letter_findings(reports: Iterable[FlowReport]) -> list[Finding]:
+    """A warning for every flow that keeps changes which did not get through."""
+    found = []
+    for report in reports:
+        if not report.dead and not report.parked:
+            continue
+        parked = f", and {report.parked} wait behind them" if report.parked else ""
+        found.append(
+            Finding(
+                "warning",
+                f"flow {report.name}",
+                f"its sink has refused {report.dead} change(s){parked}",
+                f"`cdcflow deadletters list --flow {report.name}` says which and why; mend the cause, then"
+                " `cdcflow deadletters retry`",
+            )
+        )
+    return found
 
 
 def findings_document(findings: Iterable[Finding]) -> list[dict[str, Any]]:

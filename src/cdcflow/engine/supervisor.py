@@ -38,6 +38,7 @@ from cdcflow.engine.status import (
     how_it_ended,
     journal_document,
     judge,
+    letter_findings,
 )
 from cdcflow.errors import CdcflowError, ConfigurationError, EnvironmentFault
 from cdcflow.sink import Finding
@@ -349,5 +350,5 @@ class Supervisor:
                 flow_document(flow, self._config, report, self._worker_of[flow.name])
                 for flow, report in zip(flows, self._flow_reports(), strict=True)
             ],
-            "findings": findings_document(self._examiner.latest),
+            "findings": findings_document([*self._examiner.latest, *letter_findings(self._reports.values())]),
         }

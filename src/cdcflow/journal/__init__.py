@@ -7,14 +7,16 @@ read, so the lag in changes is the head's offset minus the checkpoint.
 from cdcflow.journal.contents import Tail
 from cdcflow.journal.head import Head
 from cdcflow.journal.inspection import Damage, SegmentInfo, inspect, verify
-from cdcflow.journal.layout import Identity, Segment
+from cdcflow.journal.layout import Asked, Identity, Origin, Segment
 from cdcflow.journal.reader import Reader
 from cdcflow.journal.writer import Writer
 
 __all__ = [
+    "Asked",
     "Damage",
     "Head",
     "Identity",
+    "Origin",
     "Reader",
     "Segment",
     "SegmentInfo",

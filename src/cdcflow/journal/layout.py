@@ -55,13 +55,25 @@ class Backfill:
     size: int = 0
 
 
+#: Which transactions the server sends: all, or only those that began in this database.
+Origin = Literal["any", "none"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the server is asked to send of a transaction. It and nothing else counts in the ordinals, so a
+    transaction that is here in part can only be gone on with in the same way."""
+
+    #: Logical messages.
+    messages: bool = False
+    origin: Origin = "any"
+
+
 @dataclass(frozen=True)
 class Manifest:
     identity: Identity
     backfill: Backfill = Backfill()
-    #: Whether the server is asked for logical messages, and the ordinals of the last transaction so count
-    #: them: a transaction that is here in part can only be gone on with in the same way.
-    messages: bool = False
+    asked: Asked = Asked()
 
 
 @dataclass(frozen=True)
@@ -99,8 +111,9 @@ def read_manifest(path: Path) -> Manifest | None:
         state = json.loads(text)
         version = int(state["format"])
         if version <= FORMAT:
-            messages = state.get("messages", False) is True
-            return Manifest(_identity(state["identity"]), _backfill(state["backfill"]), messages)
+            origin: Origin = "none" if state.get("origin") == "none" else "any"
+            asked = Asked(state.get("messages", False) is True, origin)
+            return Manifest(_identity(state["identity"]), _backfill(state["backfill"]), asked)
     except (ValueError, KeyError, TypeError) as error:
         raise JournalDamaged(
             f"{file} is not a journal's manifest",
@@ -118,7 +131,8 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         "format": FORMAT,
         "identity": asdict(manifest.identity),
         "backfill": asdict(manifest.backfill),
-        "messages": manifest.messages,
+        "messages": manifest.asked.messages,
+        "origin": manifest.asked.origin,
     }
     fresh = path / f".{MANIFEST}"
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -25,6 +25,7 @@ from cdcflow.journal.contents import (
 from cdcflow.journal.frame import Piece
 from cdcflow.journal.head import Publisher
 from cdcflow.journal.layout import (
+    Asked,
     Backfill,
     Identity,
     Manifest,
@@ -142,24 +143,24 @@ class Writer:
         return self._manifest.backfill.state
 
     @property
-    def messages(self) -> bool:
-        """Whether the ordinals of what is appended count logical messages: see `count_messages`."""
-        return self._manifest.messages
+    def asked(self) -> Asked:
+        """What the server is asked for, which the ordinals of what is appended count: see `ask`."""
+        return self._manifest.asked
 
-    def count_messages(self, counted: bool) -> None:
-        """Says, durably, whether the server is asked for logical messages from here on.
+    def ask(self, asked: Asked) -> None:
+        """Says, durably, what the server is asked for from here on.
 
         Raises JournalError in the middle of a transaction: positions in it would be counted in two ways.
         """
         self._check()
-        if counted == self.messages:
+        if asked == self.asked:
             return
         if not self.tail.whole or self.tail != self.written:
             raise JournalError(
-                f"the journal at {self._path} ends inside of a transaction, at {self.written.last}: logical "
-                "messages cannot begin or cease to count there"
+                f"the journal at {self._path} ends inside of a transaction, at {self.written.last}: what the"
+                " server sends of it cannot change there"
             )
-        self._keep(replace(self._manifest, messages=counted))
+        self._keep(replace(self._manifest, asked=asked))
 
     def append(self, batch: Batch) -> Batch:
         """Writes a batch behind the last one and returns it with its `base`. Durable after `sync`.

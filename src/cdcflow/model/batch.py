@@ -159,9 +159,12 @@ class Batch:
     base: int = 0
     #: Option bits of the TRUNCATE at an index.
     truncates: Mapping[int, int] = field(default_factory=dict)
+    #: The changes that a transform has refused for good, with the reason. They are in no group any more.
+    refused: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """How many changes are here to be handled; at most `count`."""
+        """How many changes are here to be handled. Fewer than `count` where some were dropped, more where a
+        transform has made several of one."""
         return sum(len(group) for group in self.groups)
 
     @property
@@ -207,6 +210,7 @@ class Batch:
             committed=self.committed if stop == self.count else 0,
             base=self.base + start,
             truncates={i - start: bits for i, bits in self.truncates.items() if start <= i < stop},
+            refused={i - start: reason for i, reason in self.refused.items() if start <= i < stop},
         )
 
     def changes(self) -> Iterator["Change"]:
@@ -247,6 +251,7 @@ def concat(batches: Sequence[Batch]) -> Batch:
     expected = base
     parts: dict[str, list[Group]] = {}
     truncates: dict[int, int] = {}
+    refused: dict[int, str] = {}
     for batch in batches:
         if batch.base != expected:
             raise ValueError(f"batch at {batch.base} does not follow {expected}")
@@ -255,6 +260,7 @@ def concat(batches: Sequence[Batch]) -> Batch:
             shifted = replace(group, data=_shift_index(group.data, shift))
             parts.setdefault(group.relation.fingerprint, []).append(shifted)
         truncates.update({i + shift: bits for i, bits in batch.truncates.items()})
+        refused.update({i + shift: reason for i, reason in batch.refused.items()})
         expected = batch.end
     return Batch(
         groups=tuple(_join(groups) for groups in parts.values()),
@@ -263,6 +269,7 @@ def concat(batches: Sequence[Batch]) -> Batch:
         committed=max(batch.committed for batch in batches),
         base=base,
         truncates=truncates,
+        refused=refused,
     )
 
 

@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+#: The name of a column that a flow leaves out begins so. No name in Postgres holds a NUL.
+HIDDEN = "\0"
+
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """A column that was there: `number` is its attnum, never used twice in a table.
+    """A column that was there: `number` is its attnum, never used twice in a table; negative for a column
+    that a flow computes. One that a flow leaves out is hidden: its name is no column's.
 
     `version` is the transaction that last changed its catalog entry. `missing` is the value, as text,
     that the rows older than the column have without ever being written (attmissingval); None: NULL.
@@ -24,6 +28,10 @@ class Attribute:
     typmod: int
     version: int
     missing: str | None = None
+
+    @property
+    def hidden(self) -> bool:
+        return self.name.startswith(HIDDEN)
 
 
 @dataclass(frozen=True)

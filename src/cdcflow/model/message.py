@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cdcflow.errors import ConfigurationError
+from cdcflow.model.ddl import DDL_PREFIX
 from cdcflow.model.relation import Column, Relation
 
 #: No table can be taken for it: 0 is nobody's OID, and Postgres reserves schemas in `pg_` for itself
@@ -37,7 +38,8 @@ MESSAGES = Relation(
     ),
 )
 
-#: Prefixes that begin so are what cdcflow writes itself. They are never events.
+#: Prefixes that begin so are what cdcflow writes itself. They are never events, but for `DDL_PREFIX` where it
+#: is asked for by its full name.
 OWN_PREFIX = "cdcflow"
 
 
@@ -59,7 +61,7 @@ class PrefixPattern:
             raise ConfigurationError(
                 f"the prefix pattern {text!r} is empty", hint="write a prefix, such as orders.*, or * for all"
             )
-        if body.startswith(OWN_PREFIX):
+        if body.startswith(OWN_PREFIX) and body != DDL_PREFIX:
             raise ConfigurationError(
                 f"the prefix pattern {text!r} is for messages of cdcflow's own, which are never events",
                 hint=f"give your messages a prefix that does not begin with {OWN_PREFIX}",
@@ -78,7 +80,7 @@ class PrefixPatterns:
     """Which messages are meant, by their prefixes. `*` stands for any run of characters and `?` for one;
     `!` in front excludes, and wins. Only exclusions mean everything else; no patterns mean nothing.
 
-    cdcflow's own messages are never meant.
+    cdcflow's own messages are never meant, but for DDL where a pattern is just its prefix.
     """
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
@@ -91,7 +93,9 @@ class PrefixPatterns:
         return bool(self.patterns)
 
     def matches(self, prefix: str) -> bool:
-        if prefix.startswith(OWN_PREFIX) or any(p.covers(prefix) for p in self._excludes):
+        if prefix.startswith(OWN_PREFIX):
+            return prefix == DDL_PREFIX and any(p.literal == prefix for p in self._includes)
+        if any(p.covers(prefix) for p in self._excludes):
             return False
         if not self._includes:
             return bool(self._excludes)

@@ -2,6 +2,11 @@
 
 from typing import NamedTuple, Self
 
+#: Where the part begins in an ordinal: a transaction has fewer than 2^48 changes.
+PART_SHIFT = 48
+#: How many parts a change can have.
+PARTS = 1 << (64 - PART_SHIFT)
+
 
 class Position(NamedTuple):
     """`(commit_lsn, ordinal)`: a transaction's place in commit order and a change's place in it.
@@ -17,23 +22,36 @@ class Position(NamedTuple):
 
     `ordinal` counts from 1: every change, and every transactional message that the server sends. It is
     never a row's own LSN: two changes may share one, and later transactions carry lower ones.
+
+    Where a flow's transforms make several changes of one, the upper bits of `ordinal` say which part of it
+    each is, from 0: `16/B374D848:7`, `16/B374D848:7+1`. Such positions tell changes apart, not their order.
     """
 
     commit_lsn: int
     ordinal: int
 
     def __str__(self) -> str:
-        return f"{format_lsn(self.commit_lsn)}:{self.ordinal}"
+        return f"{format_lsn(self.commit_lsn)}:{format_ordinal(self.ordinal)}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Reads what `str` writes: `1A/2B3C:7`. Raises ValueError for anything else."""
         lsn, _, ordinal = text.partition(":")
-        return cls(parse_lsn(lsn), int(ordinal))
+        number, _, part = ordinal.partition("+")
+        return cls(parse_lsn(lsn), int(number) | int(part or 0) << PART_SHIFT)
 
 
 #: Before every change.
 ORIGIN = Position(0, 0)
+
+
+def format_ordinal(ordinal: int) -> str:
+    """`7`, or `7+1` for the second part of change 7."""
+    return (
+        str(ordinal)
+        if ordinal < 1 << PART_SHIFT
+        else f"{ordinal & (1 << PART_SHIFT) - 1}+{ordinal >> PART_SHIFT}"
+    )
 
 
 def format_lsn(lsn: int) -> str:

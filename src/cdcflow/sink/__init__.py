@@ -1,6 +1,7 @@
 """What a sink is: the protocol, its settings and how it is found. Knows no sink by name."""
 
-from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient
+from cdcflow.errors import DeliveryError, Disabled, Permanent, Rejected, TooLarge, Transient, Unauthorized
+from cdcflow.sink.budget import Budget, Limit
 from cdcflow.sink.judging import ExpectedTable, Judges, judge_events
 from cdcflow.sink.protocol import (
     Batching,
@@ -9,6 +10,7 @@ from cdcflow.sink.protocol import (
     PositionedSink,
     Probe,
     QuerySink,
+    Redelivers,
     SchemaSink,
     Sink,
     SinkPlugin,
@@ -19,16 +21,20 @@ from cdcflow.sink.settings import BASE, ConfigPath, Secret, Settings, SinkOption
 __all__ = [
     "BASE",
     "Batching",
+    "Budget",
     "ConfigPath",
     "DeliveryError",
+    "Disabled",
     "ExpectedTable",
     "Finding",
     "FlowContext",
     "Judges",
+    "Limit",
     "Permanent",
     "PositionedSink",
     "Probe",
     "QuerySink",
+    "Redelivers",
     "Rejected",
     "SchemaSink",
     "Secret",
@@ -37,7 +43,9 @@ __all__ = [
     "SinkOptions",
     "SinkPlugin",
     "SinkSettings",
+    "TooLarge",
     "TransactionalSink",
     "Transient",
+    "Unauthorized",
     "judge_events",
 ]

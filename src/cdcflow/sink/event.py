@@ -8,7 +8,8 @@
 |---------------|-------------------------------------------------------------------------------------------|
 | `id`          | the change's position as text. It never changes: not by a retry, a restart or a rewind, so |
 |               | that a receiver can drop what it has seen. It is unique within one source database; a      |
-|               | receiver of several sources must keep them apart itself, by the address it gives to each   |
+|               | receiver of several sources must keep them apart itself, by the address it gives to each.  |
+|               | Where a flow makes several changes of one, `+1`, `+2` … follow it from the second on       |
 | `op`          | `insert`, `update`, `delete`, `truncate`, or `read`: an existing row, read by a backfill   |
 | `key`         | the row's identity after the change (before it, for a delete); null where nothing but the  |
 |               | whole row identifies it, and for a truncate                                                |
@@ -62,6 +63,7 @@ from cdcflow.model import (
     Value,
     format_lsn,
 )
+from cdcflow.model.position import format_ordinal
 from cdcflow.types import Numbers
 from cdcflow.types.json import Json
 
@@ -254,7 +256,7 @@ def _group_events(group: Group, batch: Batch, numbers: Numbers) -> Iterator[Even
             last_lsn, lsn_text = lsn, format_lsn(lsn)
         if op == Op.MESSAGE:
             assert new is not None
-            yield _message(new, f"{lsn_text}:{ordinal}", xid, timestamp(time))
+            yield _message(new, f"{lsn_text}:{format_ordinal(ordinal)}", xid, timestamp(time))
             continue
         row = old if new is None else new
         identity: Event | None = None
@@ -268,7 +270,7 @@ def _group_events(group: Group, batch: Batch, numbers: Numbers) -> Iterator[Even
             old=old,
             unchanged=absent,
             json_null=json_nulls.get(number, ()),
-            identity=f"{lsn_text}:{ordinal}",
+            identity=f"{lsn_text}:{format_ordinal(ordinal)}",
             xid=xid,
             commit_time=timestamp(time),
         )

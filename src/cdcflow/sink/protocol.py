@@ -4,12 +4,13 @@ only writes, and says plainly how it failed."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
 
 from cdcflow.model import Batch, Position, Relation
 from cdcflow.model.finding import Finding as Finding
+from cdcflow.sink.budget import Budget
 from cdcflow.sink.settings import SinkOptions, SinkSettings
 
 
@@ -18,9 +19,9 @@ class Sink(Protocol):
     """A destination, bound to one flow.
 
     `write` may be given the same batch again after any failure, and must converge: a sink is told
-    everything at least once. It returns when the whole batch is durable at the destination. It raises
-    `Transient`, `Permanent` or `Rejected` (see `cdcflow.errors`) and nothing else on purpose; any other
-    exception is a defect and is treated as `Permanent`.
+    everything at least once. It returns when the whole batch is durable at the destination. It raises a
+    `DeliveryError` (see `cdcflow.errors`) and nothing else on purpose; any other exception is a defect and
+    is treated as `Permanent`.
 
     All calls come from one task, one at a time; `close` also comes after a failed `open`.
     """
@@ -36,7 +37,8 @@ class Sink(Protocol):
 class TransactionalSink(Sink, Protocol):
     """Keeps the checkpoint with the data, in one transaction, so that a replay changes nothing.
 
-    A `write` that returns has stored `batch.end` with the batch. The engine asks for `checkpoint` once
+    A `write` that returns has stored `batch.end` with the batch; one that raises has stored nothing, also
+    where it refuses single rows. The engine asks for `checkpoint` once
     after `open`, and what it says wins over the engine's own; None means that nothing was ever written.
     """
 
@@ -49,6 +51,14 @@ class PositionedSink(TransactionalSink, Protocol):
     one even where everything of the engine's own is gone. None where none is known."""
 
     async def position(self) -> Position | None: ...
+
+
+@runtime_checkable
+class Redelivers(TransactionalSink, Protocol):
+    """Takes single changes from before its checkpoint, and leaves that where it is: dead letters whose cause
+    was mended. The offsets of such a batch mean nothing. Fails as `write` does."""
+
+    async def redeliver(self, batch: Batch) -> None: ...
 
 
 @runtime_checkable
@@ -91,6 +101,8 @@ class FlowContext:
     flow: str
     #: A directory of the sink's own for this flow; it exists, with mode 0700.
     state: Path
+    #: What the destination allows, shared with every other flow on the same connection.
+    budget: Budget = field(default_factory=Budget)
 
 
 @dataclass(frozen=True)
@@ -109,3 +121,14 @@ class SinkPlugin:
     #: For destinations that one process alone can write (a DuckDB file): flows whose sinks give the
     #: same text run in one process. None: no such limit.
     exclusive: Callable[[Any], str | None] = lambda _settings: None
+    #: `states`: the last state of a key is all that counts, so that later changes of a key supersede one
+    #: that was refused. `events`: each change counts, so that they wait behind it. A flow may say otherwise
+    #: (`on_reject`).
+    writes: Literal["states", "events"] = "events"
+    #: Sinks that give the same text use the same account: they share its budget, and one of them tries
+    #: whether it is up again. None: each entry of `sinks:` is an account of its own. The text may hold a
+    #: secret; it is only ever hashed.
+    account: Callable[[Any], str | None] = lambda _settings: None
+    #: Seconds after which a `write` that has not ended is cancelled and counts as `Transient`: a driver
+    #: hangs. None: it may take as long as it likes, and must not be cancelled.
+    deadline: float | None = 600.0

@@ -18,7 +18,7 @@ import psycopg
 
 from cdcflow.decode import Decoder
 from cdcflow.errors import SourceError, SourceUnavailable
-from cdcflow.journal import Identity, Writer
+from cdcflow.journal import Asked, Identity, Origin, Writer
 from cdcflow.journal.layout import read_manifest
 from cdcflow.model import PrefixPatterns, format_lsn
 from cdcflow.source import catalog, retained
@@ -61,6 +61,8 @@ class CaptureSettings:
     confirm_delivered: bool = False
     #: Patterns of the prefixes of logical messages to capture. Without any, the server sends none.
     messages: tuple[str, ...] = ()
+    #: `none`: no changes that came here by replication from elsewhere (16 and later).
+    origin: Origin = "any"
     segment_bytes: int = 128 << 20
     retention: Retention = field(default_factory=Retention)
     retained_wal: retained.Limits = field(default_factory=retained.Limits)
@@ -82,6 +84,7 @@ class Capture:
         self._writer: Writer | None = None
         self._appender: Appender | None = None
         self._prefixes = PrefixPatterns(settings.messages)
+        self._wanted = Asked(bool(self._prefixes), settings.origin)
         self._monitor = Monitor(settings.dsn, settings.slot, settings.retained_wal, settings.heartbeat)
         self._layouts = Layouts(settings.dsn)
         self._state = "connecting"
@@ -145,20 +148,20 @@ class Capture:
         if self._stop.is_set():
             return
         until = 0
-        if writer.messages != bool(self._prefixes):
+        if writer.asked != self._wanted:
             if self._appender is not None:
                 # A session has ended that was to complete a transaction: see below.
                 self._close_journal()
                 writer = self._open_journal(writer.identity)
             if writer.tail.whole:
-                writer.count_messages(bool(self._prefixes))
+                writer.ask(self._wanted)
             else:
-                # Whether messages count has changed, and the journal ends inside of a transaction. That
-                # one is gone on with as it was begun, and what comes behind it is for the next session.
+                # What is wanted has changed, and the journal ends inside of a transaction. That one is
+                # gone on with as it was begun, and what comes behind it is for the next session.
                 until = writer.tail.last.commit_lsn
-        counted = writer.messages
+        asked = writer.asked
         appender = self._start_appender(writer)
-        stream = self._start_stream(appender, messages=counted)
+        stream = self._start_stream(appender, asked)
         self._layouts = Layouts(self._settings.dsn)
         try:
             self._stream(stream, Decoder(appender.tail.last, self._prefixes), appender, timeout, until)
@@ -324,7 +327,7 @@ class Capture:
         self._backfill = dict(figures)
         self._tell("backfilling", None, force=False)
 
-    def _start_stream(self, appender: Appender, *, messages: bool) -> Stream:
+    def _start_stream(self, appender: Appender, asked: Asked) -> Stream:
         """Starts streaming; a slot that a dying predecessor still holds is waited for."""
         deadline = time.monotonic() + HANDOVER
         while True:
@@ -334,7 +337,8 @@ class Capture:
                     slot=self._settings.slot,
                     publications=[self._settings.publication],
                     position=appender.tail.committed,
-                    messages=messages,
+                    messages=asked.messages,
+                    origin=asked.origin,
                 )
             except SourceUnavailable:
                 if time.monotonic() > deadline or self._stop.wait(0.1):
@@ -454,6 +458,8 @@ class Capture:
                 "retained_bytes": server.retained_bytes if server else None,
                 "wal_status": server.wal_status if server else None,
                 "safe_wal_size": server.safe_wal_size if server else None,
+                "catalog_age": server.catalog_age if server else None,
+                "oldest_transaction": asdict(server.oldest) if server and server.oldest else None,
                 "findings": [asdict(finding) for finding in self._monitor.findings],
                 "lag_bytes": lag,
                 "journal": None if appender is None else {"offset": appender.tail.offset},

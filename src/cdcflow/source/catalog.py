@@ -17,6 +17,9 @@ from cdcflow.model import Column, ReplicaIdentity, parse_lsn
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.source.connection import quote_identifier
 
+#: As `sql/ddl_triggers.sql` names them.
+DDL_TRIGGERS = ("cdcflow_ddl", "cdcflow_drop")
+
 #: Any connection in autocommit mode.
 Connection = psycopg.Connection[Any]
 
@@ -364,6 +367,15 @@ def slot(connection: Connection, name: str) -> Slot | None:
         conflicting=bool(says.get("conflicting")),
         invalidation_reason=says.get("invalidation_reason"),
     )
+
+
+def ddl_triggers(connection: Connection) -> bool | None:
+    """Whether the event triggers of `sql/ddl_triggers.sql` fire; None where they are not all there."""
+    names = list(DDL_TRIGGERS)
+    rows = connection.execute(
+        "SELECT evtenabled IN ('O', 'A') FROM pg_event_trigger WHERE evtname = ANY (%s)", (names,)
+    ).fetchall()
+    return all(fires for (fires,) in rows) if len(rows) == len(names) else None
 
 
 def application(connection: Connection, pid: int) -> str | None:

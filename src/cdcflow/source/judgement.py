@@ -1,10 +1,13 @@
 """What the catalog's facts mean for capture: findings with remedies. Pure, so that each rule is a function
 of values and the same facts always get the same words."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
 from cdcflow.model.finding import Finding
+from cdcflow.model.patterns import TablePattern
 from cdcflow.source.catalog import Identity, Publication, Selection, Server, Slot, Table, Vitals
 from cdcflow.source.connection import quote_identifier, quote_literal
 from cdcflow.source.contents import GENERATED, Shapes, judge_contents, stored
@@ -12,6 +15,8 @@ from cdcflow.source.statements import (
     add_tables,
     create_publication,
     create_slot,
+    ddl_triggers,
+    enable_ddl_triggers,
     full_identity,
     publish_everything,
     publish_via_root,
@@ -42,7 +47,19 @@ SHOWN = 5
 SPARE = 5
 
 
+#: The first major version whose walsender can leave out what was replicated to it.
+ORIGIN = 16
+
+
 @dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the configuration wants of the source besides tables: `source.origin: none`, `source.ddl`."""
+
+    local_only: bool = False
+    ddl: bool = False
+
+
+@dataclass(frozen=True)
 class Situation:
     """The facts, as `cdcflow.source.catalog` reads them.
 
@@ -61,6 +78,24 @@ class Situation:
     slot_user: str | None
     shapes: Shapes = field(default_factory=dict)
     vitals: Vitals | None = None
+    wishes: Wishes = Wishes()
+    #: Whether the event triggers for DDL fire; None where there are none, or none are wanted.
+    ddl_triggers: bool | None = None
+
+    @cached_property
+    def left_out(self) -> tuple[Table, ...]:
+        """Tables that only a wildcard means and that the publication lacks: the application made them after
+        `setup`. Capture goes on without them. None are where the publication holds nothing that is meant."""
+        publication, tables = self.publication, self.selection.tables
+        if publication is None or not any(publication.holds(table) for table in tables):
+            return ()
+        named = {p.literal for p in map(TablePattern.parse, self.patterns) if not p.excludes}
+        return tuple(t for t in tables if not publication.holds(t) and (t.schema, t.name) not in named)
+
+    @cached_property
+    def captured(self) -> tuple[Table, ...]:
+        """The tables that are meant, but for those left out."""
+        return tuple(table for table in self.selection.tables if table not in self.left_out)
 
     @property
     def publishes_generated(self) -> bool:
@@ -81,6 +116,7 @@ def judge(situation: Situation) -> list[Finding]:
         *_contents(situation),
         *_partitions(situation),
         *_slot(situation),
+        *_ddl(situation),
         *_vitals(situation),
     ]
 
@@ -104,6 +140,13 @@ def _server(situation: Situation) -> Iterator[Finding]:
             "server",
             "the server is a standby, where neither publication nor slot can be made",
             "point source.dsn at the primary; with several hosts add target_session_attrs=read-write",
+        )
+    if situation.wishes.local_only and identity.major < ORIGIN:
+        yield Finding(
+            "error",
+            "origin",
+            f"source.origin is none, and PostgreSQL {major} cannot leave out what was replicated to it",
+            f"upgrade the server to {ORIGIN} or later, or set source.origin: any",
         )
     if server.wal_level != "logical":
         yield Finding(
@@ -196,31 +239,9 @@ def _selection(situation: Situation) -> Iterator[Finding]:
 
 
 def _privileges(situation: Situation) -> Iterator[Finding]:
-    server, publication = situation.server, situation.publication
-    role = quote_identifier(server.role)
-    members = publication.by_name if publication else {}
-
-    def unreadable(table: Table) -> bool:
-        member = members.get((table.schema, table.name))
-        if member is None:
-            return bool(table.unreadable_columns)
-        return not set(member.columns).isdisjoint(table.unreadable_columns)
-
-    closed = {t.schema: t for t in situation.selection.tables if not t.schema_usable}
-    refused = [table for table in situation.selection.tables if unreadable(table)]
-    if closed or refused:
-        grants = [f"GRANT USAGE ON SCHEMA {quote_identifier(schema)} TO {role};" for schema in closed]
-        if refused:
-            grants.append(f"GRANT SELECT ON {', '.join(table.quoted for table in refused)} TO {role};")
-        of = names(t.qualified for t in refused) or f"anything in {names(closed)}"
-        yield Finding(
-            "error",
-            "privileges",
-            f"the role {server.role} may not read {of}, so the backfill would fail",
-            "run this as the owner of the tables",
-            "\n".join(grants),
-            "role",
-        )
+    yield from _grants(situation, situation.captured, "error", "the backfill would fail")
+    yield from _grants(situation, situation.left_out, "warning", "a backfill of it would fail")
+    server, role = situation.server, quote_identifier(situation.server.role)
     filtered = [t for t in situation.selection.tables if t.filtered_by_policies]
     if filtered and not server.bypasses_rls:
         yield Finding(
@@ -234,8 +255,38 @@ def _privileges(situation: Situation) -> Iterator[Finding]:
         )
 
 
+def _grants(
+    situation: Situation, tables: Sequence[Table], severity: Literal["error", "warning"], outcome: str
+) -> Iterator[Finding]:
+    server, publication = situation.server, situation.publication
+    role = quote_identifier(server.role)
+    members = publication.by_name if publication else {}
+
+    def unreadable(table: Table) -> bool:
+        member = members.get((table.schema, table.name))
+        if member is None:
+            return bool(table.unreadable_columns)
+        return not set(member.columns).isdisjoint(table.unreadable_columns)
+
+    closed = {t.schema: t for t in tables if not t.schema_usable}
+    refused = [table for table in tables if unreadable(table)]
+    if closed or refused:
+        grants = [f"GRANT USAGE ON SCHEMA {quote_identifier(schema)} TO {role};" for schema in closed]
+        if refused:
+            grants.append(f"GRANT SELECT ON {', '.join(table.quoted for table in refused)} TO {role};")
+        of = names(t.qualified for t in refused) or f"anything in {names(closed)}"
+        yield Finding(
+            severity,
+            "privileges",
+            f"the role {server.role} may not read {of}, so {outcome}",
+            "run this as the owner of the tables",
+            "\n".join(grants),
+            "role",
+        )
+
+
 def _publication(situation: Situation) -> Iterator[Finding]:
-    publication, tables = situation.publication, situation.selection.tables
+    publication, tables = situation.publication, situation.captured
     name = situation.publication_name
     if publication is None:
         yield Finding(
@@ -267,6 +318,17 @@ def _publication(situation: Situation) -> Iterator[Finding]:
             "run `cdcflow setup`, or let the tables' owner run this; of a table that is added, only later"
             " changes are captured",
             add_tables(name, missing),
+            "publication",
+        )
+    if situation.left_out:
+        yield Finding(
+            "warning",
+            "publication",
+            f"{names(t.qualified for t in situation.left_out)} came after `cdcflow setup`, and the"
+            f" publication {name} lacks them: their changes are not captured",
+            "run `cdcflow setup` again, or let the tables' owner run this; only later changes are captured"
+            " then. Or exclude them in source.tables",
+            add_tables(name, situation.left_out),
             "publication",
         )
     yield from _surplus(situation, publication)
@@ -360,7 +422,7 @@ def _vitals(situation: Situation) -> Iterator[Finding]:
 def _partitions(situation: Situation) -> Iterator[Finding]:
     """A delete under the name of a root with FULL has NULLs for all but the key, if the partition has
     another identity: no destination would find the row."""
-    differing = [table for table in situation.selection.tables if table.differing_partitions]
+    differing = [table for table in situation.captured if table.differing_partitions]
     if differing:
         partitions = [name for table in differing for name in table.differing_partitions]
         yield Finding(
@@ -372,6 +434,7 @@ def _partitions(situation: Situation) -> Iterator[Finding]:
             "let them carry the whole old row, and partitions that are made later too, since it is not"
             " inherited. If rows were updated or deleted there while cdcflow ran, start anew with a backfill",
             "\n".join(full_identity(name) for name in partitions),
+            "tables",
         )
 
 
@@ -410,6 +473,22 @@ def _slot(situation: Situation) -> Iterator[Finding]:
             " checkpoint",
             "start cdcflow now, and raise max_slot_wal_keep_size",
         )
+
+
+def _ddl(situation: Situation) -> Iterator[Finding]:
+    if not situation.wishes.ddl or situation.ddl_triggers:
+        return
+    missing = situation.ddl_triggers is None
+    yield Finding(
+        "warning",
+        "ddl",
+        "source.ddl is true, and the event triggers that put DDL into the stream are"
+        f" {'not there' if missing else 'disabled'}: the history lacks what is run meanwhile",
+        "run `cdcflow setup` as a superuser, or let one run this (Amazon RDS: rds_superuser, Google Cloud"
+        " SQL: cloudsqlsuperuser, Azure: azure_pg_admin); or set source.ddl: false",
+        ddl_triggers() if missing else enable_ddl_triggers(),
+        "publication",
+    )
 
 
 def _use(situation: Situation, slot: Slot) -> Iterator[Finding]:

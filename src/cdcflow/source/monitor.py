@@ -34,13 +34,17 @@ STOP = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SlotHealth:
-    """What the server says: WAL end, bytes of WAL held back by the slot, `wal_status`, and the bytes that
-    may still be written before the slot is in danger (None: no limit, or lost)."""
+    """What the server says: WAL end, bytes of WAL held back by the slot, `wal_status`, the bytes that may
+    still be written before the slot is in danger (None: no limit, or lost), for how many transactions the
+    slot has kept VACUUM from the catalogs, and the oldest open transaction, behind which restart_lsn and
+    catalog_xmin stay (None: none that has written)."""
 
     current_lsn: int
     retained_bytes: int | None
     wal_status: str | None
     safe_wal_size: int | None
+    catalog_age: int | None
+    oldest: catalog.Transaction | None
 
 
 class Monitor:
@@ -104,7 +108,9 @@ class Monitor:
         if slot is not None and slot.restart_lsn is not None:
             held = max(current - slot.restart_lsn, 0)
         safe = slot.safe_wal_size if slot else None
-        self._health = SlotHealth(current, held, slot.wal_status if slot else None, safe)
+        status = slot.wal_status if slot else None
+        vitals = catalog.vitals(connection, self._slot)
+        self._health = SlotHealth(current, held, status, safe, vitals.catalog_age, vitals.oldest)
         self._seen_at = time.monotonic()
         self._set("retained WAL", retained.finding(self._limits, slot=self._slot, retained=held, safe=safe))
         self.overrun = retained.overrun(self._limits, held)

@@ -16,9 +16,12 @@ from cdcflow.model.patterns import TablePatterns
 from cdcflow.source import catalog
 from cdcflow.source.connection import connect, where
 from cdcflow.source.contents import expected
-from cdcflow.source.judgement import OLDEST, Situation, judge
+from cdcflow.source.judgement import OLDEST, Situation, Wishes, judge
 
 __all__ = ["Examined", "examine", "look", "preflight"]
+
+#: Nothing but tables.
+NONE = Wishes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,14 @@ class Examined:
     role: str = ""
 
 
-def preflight(dsn: str, tables: Sequence[str], publication: str, slot: str) -> list[Finding]:
+def preflight(
+    dsn: str, tables: Sequence[str], publication: str, slot: str, wishes: Wishes = NONE
+) -> list[Finding]:
     """The findings of `examine`."""
-    return list(examine(dsn, tables, publication, slot).findings)
+    return list(examine(dsn, tables, publication, slot, wishes).findings)
 
 
-def examine(dsn: str, tables: Sequence[str], publication: str, slot: str) -> Examined:
+def examine(dsn: str, tables: Sequence[str], publication: str, slot: str, wishes: Wishes = NONE) -> Examined:
     """Everything that stands in the way of capturing `tables`, and what is in order.
 
     A server that cannot be reached is a finding too. Raises ConfigurationError for a DSN or a table
@@ -49,7 +54,7 @@ def examine(dsn: str, tables: Sequence[str], publication: str, slot: str) -> Exa
             version = connection.info.server_version // 10_000
             if version < OLDEST:
                 return Examined((too_old(version),))
-            situation = look(connection, patterns, publication, slot)
+            situation = look(connection, patterns, publication, slot, wishes)
     except SourceError as error:
         return Examined((Finding("error", "connection", str(error), error.hint),))
     except psycopg.Error as error:
@@ -70,7 +75,13 @@ def too_old(version: int) -> Finding:
     )
 
 
-def look(connection: catalog.Connection, patterns: TablePatterns, publication: str, slot: str) -> Situation:
+def look(
+    connection: catalog.Connection,
+    patterns: TablePatterns,
+    publication: str,
+    slot: str,
+    wishes: Wishes = NONE,
+) -> Situation:
     """Reads from the catalog all that there is to judge."""
     vitals = catalog.vitals(connection, slot)
     found = catalog.slot(connection, slot)
@@ -88,4 +99,6 @@ def look(connection: catalog.Connection, patterns: TablePatterns, publication: s
         slot_user=catalog.application(connection, active) if active is not None else None,
         shapes=catalog.shapes(connection, selection.tables),
         vitals=vitals,
+        wishes=wishes,
+        ddl_triggers=catalog.ddl_triggers(connection) if wishes.ddl else None,
     )

@@ -15,12 +15,15 @@ from cdcflow.errors import ConfigurationError, SourceError
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.source import catalog
 from cdcflow.source.connection import connect, quote_identifier, quote_literal, where
-from cdcflow.source.judgement import OLDEST, START_ANEW, Situation, names, slot_mismatch, unidentified
-from cdcflow.source.preflight import look, too_old
+from cdcflow.source.judgement import OLDEST, START_ANEW, Situation, Wishes, names, slot_mismatch, unidentified
+from cdcflow.source.preflight import NONE, look, too_old
 from cdcflow.source.statements import (
     add_tables,
     create_publication,
     create_slot,
+    ddl_triggers,
+    drop_ddl_triggers,
+    enable_ddl_triggers,
     full_identity,
     publish_via_root,
 )
@@ -42,13 +45,15 @@ class Statement:
     ours: bool = True
 
 
-def plan(dsn: str, tables: Sequence[str], publication: str, slot: str) -> list[Statement]:
+def plan(
+    dsn: str, tables: Sequence[str], publication: str, slot: str, wishes: Wishes = NONE
+) -> list[Statement]:
     """What is still to be done, in order. Empty when nothing is.
 
     Raises SourceError where the server cannot be used at all, and ConfigurationError for patterns that
     are none or mean no table.
     """
-    return _with(dsn, lambda connection: steps(_look(connection, tables, publication, slot)))
+    return _with(dsn, lambda connection: steps(_look(connection, tables, publication, slot, wishes)))
 
 
 def steps(situation: Situation) -> list[Statement]:
@@ -57,9 +62,9 @@ def steps(situation: Situation) -> list[Statement]:
     return [*_foreign(situation), *_own(situation)]
 
 
-def script(dsn: str, tables: Sequence[str], publication: str, slot: str) -> str:
+def script(dsn: str, tables: Sequence[str], publication: str, slot: str, wishes: Wishes = NONE) -> str:
     """The plan as a script that a DBA can run with psql as it stands. Raises as `plan` does."""
-    situation = _with(dsn, lambda connection: _look(connection, tables, publication, slot))
+    situation = _with(dsn, lambda connection: _look(connection, tables, publication, slot, wishes))
     identity, server = situation.identity, situation.server
     lines = [
         f"-- What cdcflow needs in the database {identity.database}, for the role {server.role}.",
@@ -82,7 +87,7 @@ def script(dsn: str, tables: Sequence[str], publication: str, slot: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def setup(dsn: str, tables: Sequence[str], publication: str, slot: str) -> list[str]:
+def setup(dsn: str, tables: Sequence[str], publication: str, slot: str, wishes: Wishes = NONE) -> list[str]:
     """Does what the plan says and returns what was done; nothing when everything was there.
 
     Raises SourceError when a step is refused, and before the first one when publishing a table would
@@ -91,7 +96,7 @@ def setup(dsn: str, tables: Sequence[str], publication: str, slot: str) -> list[
     """
 
     def run(connection: catalog.Connection) -> list[str]:
-        situation = _look(connection, tables, publication, slot)
+        situation = _look(connection, tables, publication, slot, wishes)
         _require(situation)
         _refuse_to_break_updates(situation)
         done: list[str] = []
@@ -106,8 +111,11 @@ def setup(dsn: str, tables: Sequence[str], publication: str, slot: str) -> list[
     return _with(dsn, run)
 
 
-def teardown(dsn: str, tables: Sequence[str], publication: str, slot: str) -> list[str]:
-    """Drops the slot, then the publication, and returns what was dropped.
+def teardown(
+    dsn: str, tables: Sequence[str], publication: str, slot: str, wishes: Wishes = NONE
+) -> list[str]:
+    """Drops the slot, then the publication and, where they are wanted, the event triggers for DDL, and
+    returns what was dropped.
 
     `tables` does not matter, and is taken so that all functions here are called alike. Raises
     SourceError when somebody streams from the slot, or it is another database's.
@@ -129,6 +137,9 @@ def teardown(dsn: str, tables: Sequence[str], publication: str, slot: str) -> li
                 f"drop the publication {publication}",
             )
             done.append(f"dropped the publication {publication}")
+        if wishes.ddl and catalog.ddl_triggers(connection) is not None:
+            _change(connection, drop_ddl_triggers(), "drop the event triggers for DDL")
+            done.append(f"dropped the event triggers {' and '.join(catalog.DDL_TRIGGERS)}")
         return done
 
     return _with(dsn, run)
@@ -143,12 +154,14 @@ def _with(dsn: str, action: Callable[[catalog.Connection], T]) -> T:
             raise SourceError(f"{where(dsn)} refused: {said}") from error
 
 
-def _look(connection: catalog.Connection, tables: Sequence[str], publication: str, slot: str) -> Situation:
+def _look(
+    connection: catalog.Connection, tables: Sequence[str], publication: str, slot: str, wishes: Wishes
+) -> Situation:
     version = connection.info.server_version // 10_000
     if version < OLDEST:
         finding = too_old(version)
         raise SourceError(finding.message, hint=finding.remedy)
-    situation = look(connection, TablePatterns(tables), publication, slot)
+    situation = look(connection, TablePatterns(tables), publication, slot, wishes)
     if situation.identity.in_recovery:
         raise SourceError(
             "the server is a standby, where neither publication nor slot can be made",
@@ -288,6 +301,15 @@ def _own(situation: Situation) -> list[Statement]:
                 "The place in the WAL up to which cdcflow has everything. The server keeps all WAL behind it,"
                 " so drop it when cdcflow is not used any more.",
                 f"made the replication slot {situation.slot_name}",
+            )
+        )
+    if situation.wishes.ddl and not situation.ddl_triggers:
+        there = situation.ddl_triggers is not None
+        found.append(
+            Statement(
+                enable_ddl_triggers() if there else ddl_triggers(),
+                "The text of DDL, in its place in the stream (source.ddl). Only a superuser can do this.",
+                f"{'enabled' if there else 'made'} the event triggers {' and '.join(catalog.DDL_TRIGGERS)}",
             )
         )
     return found

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from cdcflow.source.catalog import Table
+import cdcflow.sql
+from cdcflow.source.catalog import DDL_TRIGGERS, Table
 from cdcflow.source.connection import quote_identifier, quote_literal
 
 
@@ -57,6 +58,18 @@ def set_for_server(name: str, value: str, *, restart: bool) -> str:
 
 def create_slot(name: str) -> str:
     return f"SELECT pg_create_logical_replication_slot({quote_literal(name)}, 'pgoutput');"
+
+
+def ddl_triggers() -> str:
+    return cdcflow.sql.load("ddl_triggers").strip()
+
+
+def enable_ddl_triggers() -> str:
+    return "\n".join(f"ALTER EVENT TRIGGER {name} ENABLE;" for name in DDL_TRIGGERS)
+
+
+def drop_ddl_triggers() -> str:
+    return cdcflow.sql.load("ddl_triggers_drop").strip()
 
 
 def full_identity(quoted_table: str) -> str:

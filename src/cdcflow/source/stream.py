@@ -9,7 +9,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from psycopg import pq
 
@@ -54,12 +54,22 @@ class Stream:
 
     @classmethod
     def start(
-        cls, dsn: str, *, slot: str, publications: Sequence[str], position: int, messages: bool
+        cls,
+        dsn: str,
+        *,
+        slot: str,
+        publications: Sequence[str],
+        position: int,
+        messages: bool,
+        origin: Literal["any", "none"] = "any",
     ) -> Self:
         """Streams `publications` through `slot`, from `position` or where the slot is, if that is later, and
-        logical `messages` where they are wanted."""
+        logical `messages` where they are wanted. `origin` none leaves out what was replicated to here, and
+        needs PostgreSQL 16."""
+        options = ["messages 'true'"] if messages else []
+        options += ["origin 'none'"] if origin == "none" else []
         connection = connect_replication(dsn, purpose="capture")
-        return cls._stream(connection, slot, publications, position, messages)
+        return cls._stream(connection, slot, publications, position, options)
 
     @classmethod
     def start_temporary(cls, dsn: str, *, slot: str, publications: Sequence[str], messages: bool) -> Self:
@@ -71,7 +81,7 @@ class Stream:
         if result.status != pq.ExecStatus.TUPLES_OK:
             connection.finish()
             raise failure(result, "no temporary slot can be made")
-        return cls._stream(connection, slot, publications, 0, messages)
+        return cls._stream(connection, slot, publications, 0, ["messages 'true'"] if messages else [])
 
     @classmethod
     def _stream(
@@ -80,14 +90,13 @@ class Stream:
         slot: str,
         publications: Sequence[str],
         position: int,
-        messages: bool,
+        more: Sequence[str],
     ) -> Self:
         # The option is a list of identifiers, inside a literal.
         names = quote_literal(",".join(map(quote_identifier, publications)))
-        wanted = ", messages 'true'" if messages else ""
+        options = ", ".join(["proto_version '1'", f"publication_names {names}", *more])
         command = (
-            f"START_REPLICATION SLOT {quote_identifier(slot)} LOGICAL {format_lsn(position)} "
-            f"(proto_version '1', publication_names {names}{wanted})"
+            f"START_REPLICATION SLOT {quote_identifier(slot)} LOGICAL {format_lsn(position)} ({options})"
         )
         try:
             with answering(connection.socket):

@@ -91,6 +91,11 @@ def _retained(vitals: Vitals, slot: Slot) -> Iterator[Finding]:
             "let cdcflow catch up, or end the transaction that holds it back; if the slot is not needed any"
             " more, drop it with `cdcflow teardown`",
         )
+    else:
+        age = (
+            "" if vitals.catalog_age is None else f", and catalog rows of {vitals.catalog_age:,} transactions"
+        )
+        yield Finding("ok", "slot", f"the server keeps {_size(retained)} of WAL for {slot.name}{age}")
 
 
 def _catalog(vitals: Vitals, slot: Slot) -> Iterator[Finding]:

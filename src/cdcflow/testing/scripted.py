@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cdcflow.errors import Rejected
 from cdcflow.journal import Identity, Writer
 from cdcflow.model import Batch, Op, Relation
 from cdcflow.testing.batches import make_batch, make_relation
@@ -23,9 +24,13 @@ class JournalSource:
 
     def commit(self, ids: Sequence[int], relation: Relation = ORDERS) -> Batch:
         """One transaction of inserts as one frame, committed now and durable."""
+        return self.change([(i, f"note {i}") for i in ids], relation)
+
+    def change(self, notes: Sequence[tuple[int, str]], relation: Relation = ORDERS) -> Batch:
+        """As `commit`, of the same row as often as wanted: pairs of `id` and `note`."""
         self._lsn += 8
         now = time.time_ns() // 1000
-        rows = [(Op.INSERT, {"id": str(i), "note": f"note {i}"}, None) for i in ids]
+        rows = [(Op.INSERT, {"id": str(i), "note": note}, None) for i, note in notes]
         batch = self.writer.append(make_batch(relation, rows, commit_lsn=self._lsn, commit_time=now))
         self.writer.sync()
         return batch
@@ -99,6 +104,37 @@ class PreparedSink(ScriptedSink):
     async def write(self, batch: Batch) -> None:
         assert {group.relation for group in batch.groups} <= set(self.prepared)
         await super().write(batch)
+
+
+class RefusingSink(ScriptedSink):
+    """Refuses the rows whose `note` is in `refused`, and withholds what comes behind them with the same id.
+
+    What it takes is in `taken`, as `(id, note)`.
+    """
+
+    def __init__(self, *refused: str) -> None:
+        super().__init__()
+        self.refused = set(refused)
+        self.taken: list[tuple[str, str]] = []
+
+    async def write(self, batch: Batch) -> None:
+        await super().write(batch)
+        refused: dict[int, str] = {}
+        withheld = []
+        behind = set()
+        for change in batch.changes():
+            row = change.new or change.old or {}
+            key, note = str(row["id"]), str(row.get("note"))
+            if key in behind:
+                withheld.append(change.index)
+            elif note in self.refused:
+                refused[change.index] = f"the field 'note' cannot be '{note}'"
+                behind.add(key)
+            else:
+                self.taken.append((key, note))
+        if refused:
+            answers = {index: f"no {index}" for index in refused}
+            raise Rejected(refused, answers=answers, withheld=withheld)
 
 
 def ids(batch: Batch) -> list[int]:

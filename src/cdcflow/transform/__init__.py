@@ -1,11 +1,40 @@
-"""What happens to a batch between the journal and the sink: pure steps from batch to batch."""
+"""What happens to a batch between journal and sink: which tables a flow takes, and its chain of steps."""
 
 from collections.abc import Callable
 
 from cdcflow.model import Batch
+from cdcflow.transform.chain import Chain, Link, Stage
 from cdcflow.transform.select import Select
+from cdcflow.transform.step import (
+    Bound,
+    Interruptible,
+    Run,
+    Site,
+    Step,
+    StepContext,
+    StepError,
+    StepPlugin,
+    Tables,
+    Way,
+)
 
-#: Gives back the same run of offsets with other contents. Raises nothing on purpose.
-Step = Callable[[Batch], Batch]
+#: Gives back the same run of offsets with other contents.
+Pass = Callable[[Batch], Batch]
 
-__all__ = ["Select", "Step"]
+__all__ = [
+    "Bound",
+    "Chain",
+    "Interruptible",
+    "Link",
+    "Pass",
+    "Run",
+    "Select",
+    "Site",
+    "Stage",
+    "Step",
+    "StepContext",
+    "StepError",
+    "StepPlugin",
+    "Tables",
+    "Way",
+]

@@ -152,3 +152,24 @@ def test_unknown_figures_of_capture_are_told_as_unknown() -> None:
     assert rows({"flows": []}) == []
     assert remarks({"flows": []}) == []
     assert troubles({"flows": []}) == []
+
+
+def test_what_the_slot_holds_back_is_shown_with_what_holds_back_the_slot() -> None:
+    oldest = {"pid": 7, "prepared": None, "who": "psql, alice, shop, idle in transaction", "seconds": 3700.0}
+    capture = {
+        "state": "streaming",
+        "slot": "s",
+        "lag_bytes": 0,
+        "retained_bytes": 3_000_000,
+        "catalog_age": 1234,
+        "oldest_transaction": oldest,
+    }
+    document = {"engine": {"state": "running", "pid": None}, "capture": capture, "flows": []}
+    assert summary(document)[2:4] == [
+        "slot     the server keeps 3.0 MB of WAL for it, and dead rows of its catalogs for 1,234"
+        " transactions",
+        "         held back by a transaction that is open for 1 h: process 7 (psql, alice, shop, idle in"
+        " transaction)",
+    ]
+    capture["oldest_transaction"] = {**oldest, "seconds": 3.0}
+    assert not any("held back" in line for line in summary(document))

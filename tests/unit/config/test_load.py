@@ -346,8 +346,8 @@ FLOWS = SOURCE + "sinks:\n  crm: {type: file, path: x}\n"
             "flows/one.yaml:4: with.prefixx: unknown key | did you mean 'prefix'?",
         ),
         (
-            "from: [orders]\nto: crm\ntransforms: []\n",
-            "flows/one.yaml:3: transforms: unknown key",
+            "from: [orders]\nto: crm\ntransform: []\n",
+            "flows/one.yaml:3: transform: unknown key | did you mean 'transforms'?",
         ),
         (
             "from:\n  - orders\n  - shop.orders\nto: crm\n",
@@ -427,7 +427,7 @@ def test_no_value_that_may_be_a_secret_shows_in_an_error(
 def test_the_package_gives_what_others_code_against() -> None:
     assert load_config is load
     assert set(Config.__dataclass_fields__) == {
-        "path", "base", "source", "journal", "engine", "sinks", "flows",
+        "path", "base", "source", "journal", "engine", "sinks", "flows", "mask_key",
     }  # fmt: skip
 
 
@@ -449,12 +449,28 @@ def test_a_flow_reads_messages_beside_tables_or_alone(write: Write) -> None:
     assert both.sources == ("orders", "messages job")
 
 
+def test_a_flow_gets_ddl_where_it_is_captured(write: Write) -> None:
+    config = load(
+        write(
+            """
+            source: {dsn: "postgresql://h/d", tables: [orders], ddl: true}
+            sinks: {hook: {type: webhook, url: "http://h/"}}
+            """,
+            ddl="messages: [cdcflow.ddl]\nto: hook\n",
+        )
+    )
+    assert config.source.captured_messages == ("cdcflow.ddl",)
+    assert config.flows["ddl"].messages == ("cdcflow.ddl",)
+
+
 @pytest.mark.parametrize(
     ("source", "flow", "expected"),
     [
         ("messages: [orders.*]", "messages: [audit]", "messages audit are not captured"),
         ("", "messages: ['*']", "messages * are not captured: nothing in source.messages"),
         ("messages: [cdcflow.x]", "from: [orders]", "which are never events"),
+        ("messages: [cdcflow.ddl]", "from: [orders]", "is captured with `ddl: true`"),
+        ("messages: ['*']", "messages: [cdcflow.ddl]", "set source.ddl: true"),
         ("messages: ['']", "from: [orders]", "is empty"),
         ("messages: ['*']", "messages: []", "messages: is empty"),
         ("messages: ['*']", "start: latest", "from: is missing"),

@@ -15,7 +15,7 @@ from cdcflow.model.patterns import TablePatterns
 from cdcflow.sink import Batching
 from cdcflow.testing.batches import inserts, make_relation
 from cdcflow.testing.scripted import ORDERS, JournalSource, ids, until
-from cdcflow.transform import Select, Step
+from cdcflow.transform import Pass, Select
 
 AUDIT = make_relation("audit", oid=2)
 ONLY_ORDERS = Select(TablePatterns(["orders"]))
@@ -30,7 +30,7 @@ def run(
     test: Callable[[Feed], Awaitable[None]],
     *,
     offset: int = 0,
-    step: Step = everything,
+    step: Pass = everything,
     limits: Batching | None = None,
 ) -> None:
     async def inside() -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from cdcflow.errors import JournalDamaged, JournalError, JournalFull
-from cdcflow.journal import Reader, Tail, Writer, inspect, verify
+from cdcflow.journal import Asked, Reader, Tail, Writer, inspect, verify
 from cdcflow.journal.segment import SegmentFile
 from cdcflow.model import ORIGIN, Batch, Group, Op, Position
 from cdcflow.testing.batches import Made, batch_of, inserts, made_message, make_batch, make_relation
@@ -110,21 +110,21 @@ def test_changes_that_do_not_come_behind_the_last_are_refused(path: Path) -> Non
     assert ids(read_all(path)) == [0, 1, 2, 3]
 
 
-def test_whether_messages_count_is_kept_and_changes_only_between_transactions(path: Path) -> None:
+def test_what_the_server_is_asked_for_is_kept_and_changes_only_between_transactions(path: Path) -> None:
     with Writer.open(path, IDENTITY) as writer:
-        assert writer.messages is False
-        writer.count_messages(True)
+        assert writer.asked == Asked()
+        writer.ask(Asked(True, "none"))
         writer.append(inserts(ORDERS, range(3), commit_lsn=16, committed=0))
         writer.sync()
         with pytest.raises(JournalError, match="inside of a transaction"):
-            writer.count_messages(False)
+            writer.ask(Asked(True))
     with Writer.open(path, IDENTITY) as writer:
-        assert writer.messages is True
+        assert writer.asked == Asked(True, "none")
         writer.append(inserts(ORDERS, [3], commit_lsn=16, ordinal=4, committed=24))
         writer.sync()
-        writer.count_messages(False)
+        writer.ask(Asked(True))
     with Writer.open(path, IDENTITY) as writer:
-        assert writer.messages is False
+        assert writer.asked == Asked(True)
 
 
 def test_a_message_of_no_transaction_comes_before_one_that_commits_at_its_end(path: Path) -> None:

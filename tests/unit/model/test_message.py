@@ -32,6 +32,13 @@ def test_messages_of_our_own_are_never_meant(prefix: str) -> None:
         PrefixPatterns([prefix])
 
 
+@pytest.mark.parametrize("patterns", [["*"], ["!x"], ["cdcflow.ddl", "!*"], ["cdcflow*.ddl"][:0]])
+def test_ddl_is_meant_by_its_full_name_alone(patterns: list[str]) -> None:
+    assert PrefixPatterns(patterns).matches("cdcflow.ddl") is ("cdcflow.ddl" in patterns)
+    assert PrefixPatterns(["cdcflow.ddl"]).matches("cdcflow.ddl")
+    assert not PrefixPatterns(["cdcflow.ddl"]).matches("orders")
+
+
 @pytest.mark.parametrize("text", ["", "!"])
 def test_an_empty_pattern_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="is empty"):

@@ -42,11 +42,13 @@ def complaints(vitals: Vitals, slot: Slot | None = SLOT) -> list[Finding]:
 
 
 def test_a_server_that_is_well_has_no_complaint() -> None:
-    assert list(judge_vitals(WELL, SLOT)) == []
+    (held,) = judge_vitals(WELL, SLOT)
+    assert (held.severity, held.subject) == ("ok", "slot")
+    assert "keeps 1.0 GB of WAL for cdcflow, and catalog rows of 1,000 transactions" in held.message
 
 
 def test_a_server_without_a_limit_is_noted_and_not_complained_of() -> None:
-    (finding,) = judge_vitals(replace(WELL, slot_wal_limit=None), SLOT)
+    finding, _ = judge_vitals(replace(WELL, slot_wal_limit=None), SLOT)
     assert (finding.severity, finding.subject) == ("ok", "max_slot_wal_keep_size")
 
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdcflow.model import Batch, Change, Op, Position
+from cdcflow.sink.order import Order, order
 from cdcflow.testing.batches import Made, batch_of, made_message, make_relation
-from cdcflow_sinks.webhook.order import Order, order
 
 ORDERS = make_relation("orders", ["id", "note"], oid=1)
 #: The same table after a column was added and the key moved.

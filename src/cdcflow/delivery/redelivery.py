@@ -1,0 +1,211 @@
+"""Delivers letters, in the flow's own worker and between its batches, so that order holds: what is parked
+behind a letter goes out right after it, and before anything later of the same lane."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from cdcflow.delivery.handover import Handover, chosen
+from cdcflow.delivery.letters import LetterStore, Placed
+from cdcflow.delivery.payload import unpack
+from cdcflow.errors import CdcflowError, DeliveryError, Permanent, Rejected
+from cdcflow.model import Batch, join
+from cdcflow.sink import Redelivers, SchemaSink, Sink, TransactionalSink
+
+#: Letters that go out between two of the flow's batches: a retry of thousands does not hold up what is new.
+AT_ONCE = 100
+
+What = Literal["delivered", "refused", "superseded", "parked", "dropped", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a letter: `delivered`; `refused` once more, with the reason; `superseded`: newer state
+    of its key has gone out, so that it takes `force`; `parked` behind another one, which goes first;
+    `dropped`: the flow as it is now does not pass it on; `unknown`: there is none of this number."""
+
+    number: int
+    what: What
+    reason: str = ""
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Job:
+    """Letters that somebody wants delivered now."""
+
+    numbers: Sequence[int]
+    force: bool
+    done: "asyncio.Future[list[Outcome]]"
+    found: list[Outcome] = field(default_factory=list)
+
+
+#: Takes a change as the journal has it through the flow's transforms, as they are now.
+Step = Callable[[Batch], Batch]
+
+
+class Redelivery:
+    """The letters of one flow on their way out. `run` is called by the worker when no batch is under way."""
+
+    def __init__(self, handover: Handover, letters: LetterStore, step: Step) -> None:
+        self._handover = handover
+        self._letters = letters
+        self._step = step
+        self._jobs: list[Job] = []
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something for `run`."""
+        return bool(self._jobs) or self._handover.loosened
+
+    def ask(self, numbers: Sequence[int], force: bool) -> "asyncio.Future[list[Outcome]]":
+        job = Job(numbers, force, asyncio.get_running_loop().create_future())
+        self._jobs.append(job)
+        return job.done
+
+    def fail(self, error: CdcflowError) -> None:
+        """Whoever waits for letters is told that they cannot go out now."""
+        jobs, self._jobs = self._jobs, []
+        for job in jobs:
+            if not job.done.done():
+                job.done.set_exception(error)
+
+    async def run(self, sink: Sink) -> None:
+        """Does the next job, and lets out what is parked behind nothing. Raises what the sink does when all
+        that is left has to wait."""
+        if self._jobs:
+            job = self._jobs[0]
+            try:
+                await self._do(job, sink)
+            except CdcflowError as error:
+                # The job ends, the letters stay. The flow itself finds out with its next batch.
+                self._jobs.remove(job)
+                if not job.done.done():
+                    job.done.set_exception(error)
+                return
+            self._jobs.remove(job)
+            if not job.done.done():
+                job.done.set_result(job.found)
+        await self._let_out(sink)
+
+    async def _do(self, job: Job, sink: Sink) -> None:
+        ready: list[Placed] = []
+        for number in job.numbers:
+            placed = self._handover.placed.get(number)
+            if placed is None:
+                job.found.append(Outcome(number, "unknown"))
+            elif placed.newer and not job.force:
+                job.found.append(Outcome(number, "superseded"))
+            elif self._behind(placed):
+                job.found.append(Outcome(number, "parked"))
+            else:
+                ready.append(placed)
+        ready.sort(key=lambda placed: placed.offset)
+        for start in range(0, len(ready), AT_ONCE):
+            job.found += await self._send(sink, ready[start : start + AT_ONCE])
+        await self._let_out(sink)
+
+    def _behind(self, placed: Placed) -> bool:
+        """Whether another letter stands before it, where that counts."""
+        parking = self._handover.terms.on_reject == "park"
+        return parking and self._handover.standing.before(placed.road, placed.lanes, placed.offset)
+
+    def _free(self) -> list[Placed]:
+        """Parked letters with nothing in front of them: what stood there was delivered or discarded."""
+        if not self._handover.parked:
+            return []
+        parked = [placed for placed in self._handover.placed.values() if placed.state == "parked"]
+        return sorted((one for one in parked if not self._behind(one)), key=lambda placed: placed.offset)
+
+    async def _let_out(self, sink: Sink) -> None:
+        sent = 0
+        while free := self._free()[:AT_ONCE]:
+            if sent >= AT_ONCE:
+                return
+            await self._send(sink, free)
+            sent += len(free)
+        self._handover.loosened = False
+
+    async def _send(self, sink: Sink, placed: Sequence[Placed]) -> list[Outcome]:
+        """Writes letters of which none waits for another; each is removed once it is durable."""
+        found: list[Outcome] = []
+        going: list[tuple[Placed, Batch]] = []
+        for one in placed:
+            payload = await asyncio.to_thread(self._letters.payload, one.number)
+            if payload is None:
+                found.append(Outcome(one.number, "unknown"))
+                continue
+            kept = await asyncio.to_thread(self._step, unpack(payload))
+            if kept.refused:
+                reason = next(iter(kept.refused.values()))
+                found += await self._refused([(one, reason, "")])
+            elif not len(kept):
+                found.append(Outcome(one.number, "dropped"))
+                await self._gone([one])
+            else:
+                going.append((one, kept))
+        # In a run of offsets that is none of the journal's.
+        runs = join([replace(batch, base=i) for i, (_, batch) in enumerate(going)]) if going else []
+        for run in runs:
+            found += await self._write(sink, run, [one for one, _ in going[run.base : run.end]])
+        return found
+
+    async def _write(self, sink: Sink, run: Batch, placed: Sequence[Placed]) -> list[Outcome]:
+        if isinstance(sink, SchemaSink):
+            await sink.prepare([group.relation for group in run.groups])
+        try:
+            async with self._handover.attempt():
+                await self._hand(sink, run)
+        except DeliveryError as error:
+            found = await self._refused(
+                [(placed[i], why, error.answers.get(i, "")) for i, why in error.refused.items()]
+            )
+            written = set(error.written)
+            if isinstance(error, Rejected):
+                written = set(range(len(placed))) - error.refused.keys() - error.withheld
+                if written and isinstance(sink, TransactionalSink):
+                    # It has stored nothing of a batch in which it refuses rows.
+                    await self._hand(sink, chosen(run, written))
+            await self._gone([placed[i] for i in sorted(written)])
+            found += [Outcome(placed[i].number, "delivered") for i in sorted(written)]
+            if not isinstance(error, Rejected):
+                raise
+            return found
+        await self._gone(placed)
+        return [Outcome(one.number, "delivered") for one in placed]
+
+    async def _hand(self, sink: Sink, run: Batch) -> None:
+        if isinstance(sink, Redelivers):
+            await sink.redeliver(run)
+        elif isinstance(sink, TransactionalSink):
+            raise Permanent(
+                "the sink keeps its own place in the journal and takes nothing from before it",
+                hint="export the dead letters and apply them yourself, or rewind the flow",
+            )
+        else:
+            await sink.write(run)
+
+    async def _gone(self, placed: Sequence[Placed]) -> None:
+        if placed:
+            await asyncio.to_thread(self._letters.remove, [one.number for one in placed])
+            self._handover.drop(placed)
+
+    async def _refused(self, refused: Sequence[tuple[Placed, str, str]]) -> list[Outcome]:
+        found = []
+        for one, reason, answer in refused:
+            await asyncio.to_thread(
+                self._letters.refuse, one.number, reason, answer, self._handover.terms.revision
+            )
+            self._handover.died(one)
+            found.append(Outcome(one.number, "refused", reason))
+        return found
+
+    async def discard(self, numbers: Sequence[int], why: str, who: str) -> int:
+        """Removes letters; what was parked behind them goes out at the next `run`."""
+        gone = [self._handover.placed[number] for number in numbers if number in self._handover.placed]
+        count = await asyncio.to_thread(self._letters.discard, [one.number for one in gone], why, who)
+        self._handover.drop(gone)
+        return count

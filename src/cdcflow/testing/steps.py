@@ -1,0 +1,73 @@
+"""Chains made from a few words, for tests of steps, ours and anybody's.
+
+made = chain({"filter": "status = 'paid'"}, {"rename": {"id": "order_id"}})
+rows(made(history.batch(insert(ORDERS, id="1", status="paid"))))
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from cdcflow.model import Batch, Value
+from cdcflow.model.patterns import TablePatterns
+from cdcflow.transform import Chain, Link, Site, StepContext, StepPlugin, Tables, registry
+
+#: What chains of tests mask with.
+MASK_KEY = "the key of the tests, long enough"
+
+#: (op, new, old)
+Row = tuple[str, dict[str, Value] | None, dict[str, Value] | None]
+
+
+def context(
+    *,
+    base: Path = Path(),
+    mask_key: str | None = MASK_KEY,
+    tables: Callable[[str | None], Tables] | None = None,
+) -> StepContext:
+    """What the steps of a chain know of where they stand."""
+    return StepContext("flow", base, None if mask_key is None else SecretStr(mask_key), tables)
+
+
+def chain(*steps: Mapping[str, Any], around: StepContext | None = None) -> Chain:
+    """A chain of steps as a flow file has them: `{name: options}`, with `tables` beside the name.
+
+    Raises pydantic's ValidationError for options that are none, and what steps raise.
+    """
+    return Chain(
+        [link(registry.load(_name(step)), step, number, around) for number, step in enumerate(steps)]
+    )
+
+
+def link(
+    plugin: StepPlugin, step: Mapping[str, Any], number: int = 0, around: StepContext | None = None
+) -> Link:
+    """A step of a chain, made with a plugin."""
+    name = _name(step)
+    around = context() if around is None else around
+    options = plugin.options.model_validate(step[name], context={"base": around.base})
+    tables = step.get("tables")
+    return Link(
+        name,
+        plugin.create(options, around),
+        Site(Path("flow.yaml"), number + 1, f"transforms[{number}].{name}"),
+        None if tables is None else TablePatterns(tables),
+        plugin.window(options),
+    )
+
+
+def _name(step: Mapping[str, Any]) -> str:
+    [name] = (name for name in step if name != "tables")
+    return name
+
+
+def rows(batch: Batch) -> list[Row]:
+    """The changes of a batch in total order."""
+    return [(change.op.word, change.new, change.old) for change in batch.changes()]
+
+
+def through(made: Chain, batch: Batch) -> list[Row]:
+    """What a chain makes of a batch, tail and all."""
+    return rows(made.finish(made(batch)))

@@ -1,0 +1,247 @@
+"""The steps of a flow, in order, from batch to batch.
+
+What it keeps: the run of offsets (`base`, `count`, `last`), so that a change that is dropped still moves the
+checkpoint; the total order of changes by `index`, and so the order within each key. Logical messages pass
+untouched. Where a step makes several changes of one, these follow each other, keep its index, and are told
+apart by the part of their position.
+
+A step is bound once per generation that reaches it. What is wrong with a flow's steps comes out of `bind`
+with file, line and key; out of a call, where a generation does not fit that comes in the middle of the
+flow, as Permanent with the same words: the changes before it have been given.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cdcflow.errors import ConfigurationError, Permanent
+from cdcflow.model import MESSAGES, Batch, Group, Relation
+from cdcflow.model.patterns import TablePatterns
+from cdcflow.model.position import PART_SHIFT, PARTS
+from cdcflow.transform.rows import assembled, bits, has_old, joined, metas, new_columns, old_columns, resolved
+from cdcflow.transform.step import Bound, Dropped, Interruptible, Run, Site, Step, StepError
+
+
+@dataclass(frozen=True)
+class Link:
+    """A step of a chain: its name, where it is written, and which tables of the source it is for (None:
+    all of the flow's). `window` as in `StepPlugin`."""
+
+    name: str
+    step: Step
+    site: Site
+    tables: TablePatterns | None = None
+    window: float | None = None
+
+    def wants(self, origin: Relation) -> bool:
+        return self.tables is None or self.tables.matches(origin.schema, origin.name)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What was there after a step: the batch, and which changes of the one before are not in it any more, and
+    why: `dropped` on purpose, `refused` for good. The first stage, without a step, is what came."""
+
+    link: Link | None
+    batch: Batch
+    dropped: Mapping[int, str] = field(default_factory=dict)
+    refused: Mapping[int, str] = field(default_factory=dict)
+
+
+class Chain:
+    """Steps in order. Call it with a batch; where it has a tail, what it gives is to be gathered, and
+    `finish` makes of it what the sink gets."""
+
+    def __init__(self, links: Sequence[Link] = ()) -> None:
+        self.links = tuple(links)
+        gathering = [i for i, link in enumerate(self.links) if link.window is not None]
+        #: Number of the first step that wants to see as much as possible at once.
+        self._cut = gathering[0] if gathering else len(self.links)
+        #: Per step: the input's fingerprint → the step bound to it.
+        self._bound: list[dict[str, Bound]] = [{} for _ in self.links]
+        #: (number of the step, fingerprint of the source's relation) → whether the step is for it.
+        self._wanted: dict[tuple[int, str], bool] = {}
+        #: (schema, name) a relation goes to → the relation of the source that it was made of.
+        self._origins: dict[str, Relation] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.links)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether there is a tail, for `finish`."""
+        return self._cut < len(self.links)
+
+    @property
+    def window(self) -> float:
+        """Seconds that changes are to gather before `finish`."""
+        return max((link.window for link in self.links if link.window is not None), default=0.0)
+
+    # Before rows flow.
+
+    def bind(self, relation: Relation) -> list[tuple[Relation, ...]]:
+        """The shapes after each step, so far as they are known without rows: one entry per step.
+
+        Raises ConfigurationError with file, line and key where a step does not fit.
+        """
+        found: list[tuple[Relation, ...]] = []
+        shapes: tuple[Relation, ...] = (relation,)
+        for number in range(len(self.links)):
+            if relation != MESSAGES and self._wants(number, relation):
+                bound = [self._bind(number, shape) for shape in shapes]
+                shapes = tuple({made.fingerprint: made for one in bound for made in one.relations}.values())
+            found.append(shapes)
+        return found
+
+    def output(self, relation: Relation) -> tuple[Relation, ...]:
+        """What the sink gets of a relation. Raises as `bind` does."""
+        return self.bind(relation)[-1] if self.links else (relation,)
+
+    def _wants(self, number: int, origin: Relation) -> bool:
+        key = number, origin.fingerprint
+        wanted = self._wanted.get(key)
+        if wanted is None:
+            wanted = self._wanted[key] = self.links[number].wants(origin)
+        return wanted
+
+    def _bind(self, number: int, relation: Relation) -> Bound:
+        bound = self._bound[number].get(relation.fingerprint)
+        if bound is None:
+            link = self.links[number]
+            try:
+                bound = link.step.bind(relation)
+            except StepError as error:
+                place = link.site.at(error.way, error.line)
+                raise ConfigurationError(
+                    f"{place}: {error} (table {relation.qualified})", hint=error.hint
+                ) from error
+            self._bound[number][relation.fingerprint] = bound
+        return bound
+
+    # While rows flow.
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch behind the steps before the first that gathers (all, where none does).
+
+        Raises Permanent where a step does not fit a relation of it, and what steps raise: EnvironmentFault
+        where something outside is wrong that may heal.
+        """
+        return self._run(batch, 0, self._cut) if self._cut else batch
+
+    def finish(self, batch: Batch) -> Batch:
+        """The batch behind the rest of the steps. Raises as a call does."""
+        return self._run(batch, self._cut, len(self.links)) if self.gathers else batch
+
+    def trace(self, batch: Batch) -> list[Stage]:
+        """What is there before the first and after every step, and why what is gone is gone. Raises as a
+        call does."""
+        stages = [Stage(None, batch)]
+        for number, link in enumerate(self.links):
+            run = Run(batch, noting=True)
+            batch = self._run(batch, number, number + 1, run)
+            notes: dict[int, Dropped] = run.notes or {}
+            stages.append(
+                Stage(link, batch, {index: note.reason for index, note in notes.items()}, run.refused)
+            )
+        return stages
+
+    def interrupt(self) -> None:
+        """Ends what a step waits for, from any thread: the call that waits raises."""
+        self._each(Interruptible.interrupt)
+
+    def close(self) -> None:
+        self._each(Interruptible.close)
+
+    def _each(self, action: Callable[[Interruptible], None]) -> None:
+        for link in self.links:
+            if isinstance(link.step, Interruptible):
+                action(link.step)
+
+    def _run(self, batch: Batch, start: int, stop: int, run: Run | None = None) -> Batch:
+        run = Run(batch) if run is None else run
+        made: list[Group] = []
+        try:
+            for group in batch.groups:
+                if group.relation.oid == MESSAGES.oid:
+                    made.append(group)
+                    continue
+                run.omits = False
+                made += self._steps(resolved(group) if start == 0 else group, start, stop, run)
+        except ConfigurationError as error:
+            raise Permanent(str(error), hint=error.hint) from error
+        if run.refused:
+            made = _without(made, run.refused)
+        if run.multiplied:
+            made = _numbered(made)
+        found = batch.with_groups(_merged(made))
+        if run.refused:
+            found = replace(found, refused={**batch.refused, **run.refused})
+        return found
+
+    def _steps(self, group: Group, start: int, stop: int, run: Run) -> list[Group]:
+        origin = self._origins.setdefault(group.relation.fingerprint, group.relation)
+        groups: list[Group] = [group]
+        for number in range(start, stop):
+            if not groups:
+                break
+            if not self._wants(number, origin):
+                continue
+            run.step = number
+            after: list[Group] = []
+            for one in groups:
+                bound = self._bind(number, one.relation)
+                after += [made for made in bound.apply(one, run) if made.data.num_rows]
+            groups = after
+        for made in groups:
+            self._origins.setdefault(made.relation.fingerprint, origin)
+        return groups
+
+
+def _without(groups: Sequence[Group], refused: Mapping[int, str]) -> list[Group]:
+    """What a step made of a change whose other part was refused goes with it."""
+    gone = pa.array(list(refused), pa.uint32())
+    return [group.take(pc.invert(pc.is_in(group.meta("index"), value_set=gone))) for group in groups]
+
+
+def _merged(groups: Sequence[Group]) -> list[Group]:
+    """One group per relation."""
+    if len(groups) < 2:
+        return list(groups)
+    parts: dict[str, list[Group]] = {}
+    for group in groups:
+        parts.setdefault(group.relation.fingerprint, []).append(group)
+    return [joined(some[0].relation, some) for some in parts.values()]
+
+
+def _numbered(groups: Sequence[Group]) -> list[Group]:
+    """The n-th change that was made of one is the n-th part of its position, from 0, in total order."""
+    seen: dict[int, int] = {}
+    indexes = [group.meta("index").to_pylist() for group in groups]
+    order = sorted((index, which) for which, some in enumerate(indexes) for index in some)
+    parts: list[list[int]] = [[] for _ in groups]
+    for index, which in order:
+        part = seen.get(index, 0)
+        seen[index] = part + 1
+        parts[which].append(part)
+    if max(seen.values(), default=0) > PARTS:
+        raise Permanent(f"more than {PARTS} changes were made of one", hint="explode a smaller array")
+    return [_in_parts(group, some) for group, some in zip(groups, parts, strict=True)]
+
+
+def _in_parts(group: Group, parts: Sequence[int]) -> Group:
+    if not any(parts):
+        return group
+    meta = metas(group)
+    low = pc.bit_wise_and(meta[3], pa.scalar((1 << PART_SHIFT) - 1, pa.uint64()))
+    high = pc.shift_left(pa.array(parts, pa.uint64()), pa.scalar(PART_SHIFT, pa.uint64()))
+    meta[3] = pc.bit_wise_or(low, high)
+    return assembled(
+        group.relation,
+        meta,
+        new_columns(group),
+        has_old=has_old(group),
+        old=old_columns(group),
+        unchanged=bits(group),
+    )

@@ -1,0 +1,156 @@
+"""numeric arithmetic as src/backend/utils/adt/numeric.c does it, on Python's Decimal: of any size, with
+NaN and
+infinities, and with Postgres' display scale, which a Decimal's exponent carries.
+"""
+
+from decimal import ROUND_HALF_UP, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
+
+from cdcflow.transform.expression.function import Fails
+
+#: numeric.c: NUMERIC_MIN_SIG_DIGITS, NUMERIC_MAX_DISPLAY_SCALE, DEC_DIGITS, and the limits of the format.
+_MIN_SIGNIFICANT = 16
+_MAX_DISPLAY_SCALE = 1000
+_BASE_DIGITS = 4
+_MAX_SCALE = 16_383
+_MAX_WEIGHT_DIGITS = 131_072
+
+#: Wide enough for every result that Postgres' format has; libmpdec takes only the memory that a value needs.
+CONTEXT = Context(
+    prec=400_000, Emax=999_999, Emin=-999_999, traps=[InvalidOperation, DivisionByZero, Overflow, Inexact]
+)
+_ROUNDING = Context(
+    prec=400_000, Emax=999_999, Emin=-999_999, rounding=ROUND_HALF_UP, traps=[InvalidOperation]
+)
+
+NAN = Decimal("NaN")
+INFINITY = Decimal("Infinity")
+ZERO = Decimal(0)
+OVERFLOW = "value overflows numeric format"
+DIVISION_BY_ZERO = "division by zero"
+
+
+def scale_of(value: Decimal) -> int:
+    """The display scale: digits behind the point."""
+    exponent = value.as_tuple().exponent
+    assert isinstance(exponent, int)
+    return max(-exponent, 0)
+
+
+def checked(value: Decimal) -> Decimal:
+    """The value, if Postgres' format holds it."""
+    if value.is_finite() and not value.is_zero() and value.adjusted() >= _MAX_WEIGHT_DIGITS:
+        raise Fails(OVERFLOW)
+    return value
+
+
+def rounded(value: Decimal, scale: int) -> Decimal:
+    """To that many digits behind the point (or before it), ties away from zero."""
+    if not value.is_finite():
+        return value
+    result = value.quantize(Decimal(1).scaleb(-scale), context=_ROUNDING)
+    return result if scale >= 0 else result.quantize(Decimal(1), context=_ROUNDING)
+
+
+def is_special(a: Decimal, b: Decimal) -> bool:
+    return not (a.is_finite() and b.is_finite())
+
+
+def add(a: Decimal, b: Decimal) -> Decimal:
+    if is_special(a, b):
+        if a.is_nan() or b.is_nan() or (a.is_infinite() and b.is_infinite() and a != b):
+            return NAN
+        return a if a.is_infinite() else b
+    return checked(CONTEXT.add(a, b))
+
+
+def subtract(a: Decimal, b: Decimal) -> Decimal:
+    return add(a, b.copy_negate())
+
+
+def multiply(a: Decimal, b: Decimal) -> Decimal:
+    if is_special(a, b):
+        if a.is_nan() or b.is_nan() or a.is_zero() or b.is_zero():
+            return NAN
+        return INFINITY.copy_sign(Decimal(1) if a.is_signed() == b.is_signed() else Decimal(-1))
+    product = CONTEXT.multiply(a, b)
+    if scale_of(product) > _MAX_SCALE:
+        product = rounded(product, _MAX_SCALE)
+    return checked(product)
+
+
+def divide(a: Decimal, b: Decimal) -> Decimal:
+    if is_special(a, b):
+        return _divide_special(a, b)
+    if b.is_zero():
+        raise Fails(DIVISION_BY_ZERO)
+    return checked(_quotient(a, b, division_scale(a, b)))
+
+
+def _divide_special(a: Decimal, b: Decimal) -> Decimal:
+    if a.is_nan() or b.is_nan() or (a.is_infinite() and b.is_infinite()):
+        return NAN
+    if b.is_infinite():
+        return ZERO
+    if b.is_zero():
+        raise Fails(DIVISION_BY_ZERO)
+    return a if not b.is_signed() else a.copy_negate()
+
+
+def _quotient(a: Decimal, b: Decimal, scale: int) -> Decimal:
+    """a / b to that many digits, ties away from zero."""
+    sign, top, bottom = _fraction(a, b)
+    whole, rest = divmod(top * 10**scale, bottom)
+    whole += 2 * rest >= bottom
+    return Decimal(-whole if sign else whole).scaleb(-scale, context=CONTEXT)
+
+
+def _fraction(a: Decimal, b: Decimal) -> tuple[bool, int, int]:
+    a_scale, b_scale = scale_of(a), scale_of(b)
+    top = int(abs(a).scaleb(a_scale, context=CONTEXT)) * 10**b_scale
+    bottom = int(abs(b).scaleb(b_scale, context=CONTEXT)) * 10**a_scale
+    return a.is_signed() != b.is_signed(), top, bottom
+
+
+def division_scale(a: Decimal, b: Decimal) -> int:
+    """numeric.c, select_div_scale: at least 16 significant digits, and no fewer than the operands show."""
+    a_weight, a_first = _leading(a)
+    b_weight, b_first = _leading(b)
+    weight = a_weight - b_weight - (a_first <= b_first)
+    scale = _MIN_SIGNIFICANT - weight * _BASE_DIGITS
+    return min(max(scale, scale_of(a), scale_of(b), 0), _MAX_DISPLAY_SCALE)
+
+
+def _leading(value: Decimal) -> tuple[int, int]:
+    """Weight and value of the first digit to the base 10000; zeros for zero."""
+    if value.is_zero():
+        return 0, 0
+    weight = value.adjusted() // _BASE_DIGITS
+    return weight, int(abs(value).scaleb(-weight * _BASE_DIGITS, context=CONTEXT))
+
+
+def modulo(a: Decimal, b: Decimal) -> Decimal:
+    if is_special(a, b):
+        if a.is_nan() or b.is_nan():
+            return NAN
+        if a.is_infinite():
+            if b.is_zero():
+                raise Fails(DIVISION_BY_ZERO)
+            return NAN
+        return a
+    if b.is_zero():
+        raise Fails(DIVISION_BY_ZERO)
+    scale = max(scale_of(a), scale_of(b))
+    return rounded(CONTEXT.remainder(a, b), scale)
+
+
+def negate(a: Decimal) -> Decimal:
+    return a.copy_negate()
+
+
+def absolute(a: Decimal) -> Decimal:
+    return a.copy_abs()
+
+
+def sort_key(a: Decimal) -> tuple[int, Decimal]:
+    """NaN equals itself and is greater than everything."""
+    return (1, ZERO) if a.is_nan() else (0, a)

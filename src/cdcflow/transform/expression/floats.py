@@ -1,0 +1,59 @@
+"""The text of float4 and float8 as Postgres writes it: the shortest digits that read back as the same
+value, with an
+exponent below 1e-4 and from 1e6 (float4) or 1e15 (float8) on (src/common/f2s.c and d2s.c)."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_FLOAT4_DIGITS, _FLOAT8_DIGITS = 6, 15
+#: Arrow writes numbers of this form as Postgres does.
+_SAME = r"^-?(?:0|[1-9]\d{0,4}|[1-9]\d{0,4}\.\d+|0\.0{0,2}[1-9]\d*)$"
+
+
+def write_float4(values: pa.Array) -> pa.StringArray:
+    return _write(values, _FLOAT4_DIGITS)
+
+
+def write_float8(values: pa.Array) -> pa.StringArray:
+    return _write(values, _FLOAT8_DIGITS)
+
+
+def _write(values: pa.Array, digits: int) -> pa.StringArray:
+    # Arrow finds the same shortest digits, but puts the exponent elsewhere.
+    texts = pc.cast(values, pa.string())
+    same = pc.match_substring_regex(texts, _SAME)
+    if pc.all(same, min_count=0).as_py():
+        return texts
+    return pa.array([None if t is None else _form(t, digits) for t in texts.to_pylist()], pa.string())
+
+
+_WORDS = {"nan": "NaN", "-nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
+
+def _form(text: str, digits: int) -> str:
+    """Postgres' form of a number that is written in any other."""
+    if text in _WORDS:
+        return _WORDS[text]
+    sign = "-" if text.startswith("-") else ""
+    mantissa, _, exponent = text.lstrip("-").partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    all_digits = (whole + fraction).lstrip("0")
+    if not all_digits:
+        return f"{sign}0"
+    # The number is 0.D1D2D3… times 10^point.
+    point = len(whole) + int(exponent or 0) - (len(whole + fraction) - len(all_digits))
+    all_digits = all_digits.rstrip("0")
+    power = point - 1
+    if power < -4 or power >= digits:
+        rest = f".{all_digits[1:]}" if len(all_digits) > 1 else ""
+        return f"{sign}{all_digits[0]}{rest}e{'-' if power < 0 else '+'}{abs(power):02}"
+    if point <= 0:
+        return f"{sign}0.{'0' * -point}{all_digits}"
+    if len(all_digits) <= point:
+        return f"{sign}{all_digits.ljust(point, '0')}"
+    return f"{sign}{all_digits[:point]}.{all_digits[point:]}"
+
+
+def float8_text(value: float) -> str:
+    """One float8 as Postgres writes it."""
+    return _form(repr(value), _FLOAT8_DIGITS)

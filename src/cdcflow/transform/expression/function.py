@@ -1,0 +1,121 @@
+"""What is supported, as entries of one table: an operator or a function, a line about it, an example, and
+a kernel
+for each combination of argument types.
+
+A family's module lists its entries; `table.py` puts them together. `docs/expressions.md` is printed from
+them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from cdcflow.transform.expression.conversion import codec, datum_values
+from cdcflow.transform.expression.frame import Datum, Rows
+from cdcflow.transform.expression.node import Bound
+from cdcflow.transform.expression.sqltype import SqlType, builtin
+
+#: Called with the rows and one datum per argument. At least one of these is an array.
+Kernel = Callable[..., Datum]
+
+
+class Fails(Exception):
+    """Postgres raises an error for this row. The message is a reason without values."""
+
+
+class Refused(Exception):
+    """These constant arguments are not supported. The message says why."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kernel for one combination of argument types. Where `bind` is there, it gives the kernel, from the
+    bound
+    arguments, of which some are constants; it may raise `Refused`.
+
+    `strict`: NULL as soon as one argument is. `stable`: not a constant even where its arguments are.
+    """
+
+    kernel: Kernel | None = None
+    bind: Callable[..., Kernel] | None = None
+    fails: bool = False
+    strict: bool = True
+    stable: bool = False
+
+
+@dataclass(frozen=True)
+class Supported:
+    """One line of the documentation. `variants` are by argument types, as `catalog` writes them:
+    `int4,int4`."""
+
+    name: str
+    summary: str
+    example: str
+    variants: Mapping[str, Variant]
+    operator: bool = False
+
+
+def operator(name: str, summary: str, example: str, variants: Mapping[str, Variant]) -> Supported:
+    return Supported(name, summary, example, variants, operator=True)
+
+
+def by_row(
+    function: Callable[..., Any],
+    args: str,
+    result: str,
+    *,
+    fails: bool = False,
+    strict: bool = True,
+    stable: bool = False,
+) -> Variant:
+    """A variant that calls a Python function per row, with values as `conversion` has them. It may raise
+    `Fails`.
+
+    The same arguments within a batch are computed once: columns repeat themselves.
+    """
+    types = [builtin(key) for key in args.split(",") if key]
+    return Variant(
+        row_kernel(function, types, builtin(result), strict=strict), fails=fails, strict=strict, stable=stable
+    )
+
+
+def row_kernel(
+    function: Callable[..., Any], types: Sequence[SqlType], result: SqlType, *, strict: bool = True
+) -> Kernel:
+    codecs = [codec(kind) for kind in types]
+    made = codec(result)
+
+    def kernel(rows: Rows, *args: Datum) -> pa.Array:
+        columns = [datum_values(arg, how, rows.count) for arg, how in zip(args, codecs, strict=True)]
+        known: dict[tuple[Any, ...], Any] = {}
+        values: list[Any] = []
+        for row, given in enumerate(zip(*columns, strict=True)):
+            if strict and None in given:
+                values.append(None)
+                continue
+            try:
+                value = known[given]
+            except KeyError:
+                try:
+                    value = known[given] = function(*given)
+                except Fails as failure:
+                    value = known[given] = failure
+            if isinstance(value, Fails):
+                rows.fail(row, str(value))
+                value = None
+            values.append(value)
+        return made.build(values)
+
+    return kernel
+
+
+def constant_value(arg: Bound) -> Any:
+    """The Python value of a constant argument."""
+    assert arg.constant is not None
+    return datum_values(arg.constant, codec(arg.type), 1)[0]
