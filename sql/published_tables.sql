@@ -1,5 +1,6 @@
 -- What the publication publishes, shaped as pgoutput's Relation messages will describe it: the same
--- columns in the same order, the same key flags, the same type names. Parameter: the publication's name.
+-- columns in the same order, the same key flags, the same type names. Parameters: the publication's name,
+-- and the OIDs of the tables that are meant (null: all).
 WITH RECURSIVE base_type (oid, base) AS (
     -- A Type message names the base type of a domain (logicalrep_write_typ calls getBaseType).
     SELECT t.oid, t.oid FROM pg_type t WHERE t.typtype <> 'd'
@@ -48,5 +49,6 @@ JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
 LEFT JOIN pg_index i ON i.indrelid = c.oid
     AND ((c.relreplident = 'i' AND i.indisreplident)
         OR (c.relreplident = 'd' AND i.indisprimary AND i.indimmediate))
-WHERE p.pubname = %s
+WHERE p.pubname = %(publication)s
+    AND (%(only)s::bigint[] IS NULL OR c.oid::bigint = ANY (%(only)s::bigint[]))
 ORDER BY n.nspname, c.relname

@@ -29,4 +29,5 @@ plugin = SinkPlugin(
     # A transaction in a thread cannot be taken back from outside.
     deadline=None,
     exclusive=lambda settings: str(settings.path.resolve()),
+    marked=True,
 )

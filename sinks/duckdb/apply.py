@@ -4,7 +4,7 @@ Per table, in order: stored values that updates left unchanged are read, rows of
 last states inserted. Only those last states are converted from text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -62,8 +62,9 @@ def _interleaved(groups: list[Group]) -> Iterator[Group]:
             start = at
 
 
-def apply(connection: Any, target: Target, group: Group) -> Refused:
-    """Brings a table to the state after the changes of `group`; all of them are of `target`'s relation.
+def apply(connection: Any, target: Target, group: Group, seen: Sequence[str] = ()) -> Refused:
+    """Brings a table to the state after the changes of `group`; all of them are of `target`'s relation. The
+    keys of rows that come are kept in the tables of `seen`, too.
 
     Returns the rows whose change cannot be applied because it leaves a value unchanged that the
     warehouse never got; everything else is applied. Raises Permanent for values that do not fit.
@@ -80,25 +81,33 @@ def apply(connection: Any, target: Target, group: Group) -> Refused:
     if group.relation.full or not group.relation.key:
         _apply_counts(connection, target, row_counts(group))
         return {}
-    refused = _apply_states(connection, target, group, last_states(group))
+    refused = _apply_states(connection, target, group, last_states(group), seen)
     return {start + row: reason for row, reason in refused.items()}
 
 
-def _apply_states(connection: Any, target: Target, group: Group, states: LastStates) -> Refused:
+def _apply_states(
+    connection: Any, target: Target, group: Group, states: LastStates, seen: Sequence[str]
+) -> Refused:
     relation = target.relation
+    inserts = [
+        statements.insert(target.table, relation.names),
+        *(statements.keep_keys(table, relation.key) for table in seen),
+    ]
     stored = _stored(connection, target, states)
     if stored.complete is None and states.replaces and len(states.rows) <= STAGE_ROWS:
         # The usual small batch: the staged rows name the rows that they replace.
         with registered(connection, "stage", _staged(target, group, states, stored, 0)):
             connection.execute(statements.delete_keys(target.table, target.key, "stage", relation.key))
-            connection.execute(statements.insert(target.table, relation.names))
+            for statement in inserts:
+                connection.execute(statement)
         return {}
     touched = {f"c{i}": target.typed(column, states.touched[i]) for i, column in enumerate(relation.key)}
     with registered(connection, "touched", pa.table(touched)):
         connection.execute(statements.delete_keys(target.table, target.key))
     for start in range(0, len(states.rows), STAGE_ROWS):
         with registered(connection, "stage", _staged(target, group, states, stored, start)):
-            connection.execute(statements.insert(target.table, relation.names))
+            for statement in inserts:
+                connection.execute(statement)
     if stored.complete is None:
         return {}
     lost = states.rows.filter(pc.invert(stored.complete)).to_pylist()

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdcflow.errors import Permanent, Rejected
-from cdcflow.model import MESSAGES, Batch, Op, Position, Relation
+from cdcflow.model import BACKFILLS, MESSAGES, Batch, Mark, Op, Position, Relation, marks
 from cdcflow.sink import ExpectedTable, Finding, FlowContext, SinkOptions
 from cdcflow_sinks.duckdb import database
 from cdcflow_sinks.duckdb.apply import apply, generations
+from cdcflow_sinks.duckdb.backfills import Backfills
 from cdcflow_sinks.duckdb.failures import FATAL, translated
 from cdcflow_sinks.duckdb.judging import judge
 from cdcflow_sinks.duckdb.messages import append
@@ -23,13 +24,13 @@ from cdcflow_sinks.duckdb.probe import probe
 from cdcflow_sinks.duckdb.query import run_query
 from cdcflow_sinks.duckdb.relations import Relations
 from cdcflow_sinks.duckdb.settings import DuckDBSettings
-from cdcflow_sinks.duckdb.target import Target, bind, table_name
+from cdcflow_sinks.duckdb.target import Target, bind, fold, table_name
 
 Result = TypeVar("Result")
 
 
 class DuckDBSink:
-    """Implements Sink, PositionedSink, SchemaSink, QuerySink, Probe and Judges.
+    """Implements Sink, PositionedSink, SchemaSink, QuerySink, Probe, Judges and Claims.
 
     DuckDB blocks while it works, so every call of it runs in a thread of the sink's own; queries run in
     others, beside it.
@@ -77,6 +78,10 @@ class DuckDBSink:
     async def probe(self) -> Sequence[Finding]:
         return await asyncio.to_thread(probe, self._settings)
 
+    def claim(self, relation: Relation) -> str:
+        schema = self._settings.schemas.get(relation.schema, relation.schema)
+        return f"the table {fold(schema)}.{fold(relation.name)} of {self._settings.path.resolve()}"
+
     def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
         return judge(f"flow {self._flow}", tables, self._settings.schemas)
 
@@ -105,6 +110,7 @@ class DuckDBSink:
         with self._file.writing:
             made = self._checkpoints.create()
             Relations(self._connection, self._database).create()
+            self._backfills().create()
             if made:
                 self._settle()
 
@@ -120,6 +126,9 @@ class DuckDBSink:
             raise Permanent("the sink is not open")
         return self._checkpoints
 
+    def _backfills(self) -> Backfills:
+        return Backfills(self._connection, self._database, self._flow)
+
     def _settle(self) -> None:
         """DDL goes to the file at once: replaying it from DuckDB's own log has failed (duckdb#19712)."""
         try:
@@ -133,7 +142,7 @@ class DuckDBSink:
         known = Relations(self._connection, self._database)
         new: dict[int, Relation] = {}
         for relation in relations:
-            if relation != MESSAGES and known.of(relation.oid) is None:
+            if relation not in (MESSAGES, BACKFILLS) and known.of(relation.oid) is None:
                 new.setdefault(relation.oid, relation)
         if not new:
             return
@@ -197,9 +206,15 @@ class DuckDBSink:
             # DDL is part of the transaction and comes right before the first row that needs it, so that
             # the tables always have the shape that they had at the checkpoint.
             rest = batch.slice(start, batch.count)
+            marked = [mark for group in rest.groups if group.relation == BACKFILLS for mark in marks(group)]
+            backfills = self._backfills()
+            backfills.begin(marked)
+            under_way = backfills.open()
             for group in generations(rest):
                 if group.relation == MESSAGES:
                     changed = append(self._connection, self._database, self._flow, rest, group) or changed
+                    continue
+                if group.relation == BACKFILLS:
                     continue
                 target = self._target(group.relation)
                 if target is None:
@@ -211,16 +226,34 @@ class DuckDBSink:
                     )
                     target = self._target(group.relation)
                     assert target is not None
+                of_it = under_way.get(group.relation.oid, [])
+                seen = [backfill.seen for backfill in of_it if backfill.seen is not None]
+                for table in seen:
+                    backfills.prepare(table, target)
                 index = group.meta("index")
-                for row, reason in apply(self._connection, target, group).items():
-                    refused[start + index[row].as_py()] = reason
+                for row, reason in apply(self._connection, target, group, seen).items():
+                    if not of_it:  # else the row comes whole later
+                        refused[start + index[row].as_py()] = reason
             if refused:
                 # Nothing is stored: they are to be kept elsewhere before the checkpoint moves past them.
                 raise Rejected(refused)
+            self._end_backfills(backfills, marked)
             self._stored().store(batch.end, str(batch.last))
         self._end = batch.end
         if changed:
             self._settle()
+
+    def _end_backfills(self, backfills: Backfills, marked: Sequence[Mark]) -> None:
+        """What the marks of a batch mean behind its rows."""
+        if not marked:
+            return
+        known = Relations(self._connection, self._database)
+        bound = {target.relation.oid for target in self._targets.values()}
+        for mark in marked:
+            had = known.of(mark.oid)
+            if mark.phase == "end" and mark.replace and mark.oid not in bound and had is not None:
+                self._bind(had.generation.relation)
+        backfills.end(marked, self._targets.values())
 
     def _query(self, sql: str) -> pa.Table:
         schema = self._settings.schemas.get("public", "public")

@@ -59,6 +59,21 @@ MESSAGES_TABLE = """
     )
 """
 
+BACKFILLS_TABLE = """
+    CREATE TABLE IF NOT EXISTS {table} (
+        flow VARCHAR NOT NULL,
+        oid UINTEGER NOT NULL,    -- of the table at the source
+        backfill VARCHAR NOT NULL,
+        seen VARCHAR              -- the table of the keys that came since it began, where others are to go
+    )
+"""
+
+OPEN_BACKFILLS = "SELECT oid, backfill, seen FROM {table} WHERE flow = ?"
+
+INSERT_BACKFILL = "INSERT INTO {table} VALUES (?, ?, ?, ?)"
+
+DELETE_BACKFILL = "DELETE FROM {table} WHERE flow = ? AND oid = ? AND backfill = ?"
+
 INSERT_MESSAGES = """
     INSERT INTO {table}
     SELECT {flow}, c0, c1, c2, c3, c4, c5, c6, to_timestamp(0) + to_microseconds(c7) FROM stage
@@ -180,6 +195,18 @@ def delete_keys(
     """Deletes the rows whose key stands in `source`. `key` is (name, type) of each key column, `places`
     says which columns of `source` they are: the first ones by default."""
     return f"DELETE FROM {table} AS t USING {source} AS s WHERE {_same_key(key, places)}"  # noqa: S608
+
+
+def keep_keys(seen: str, places: Sequence[int]) -> str:
+    """Keeps the keys of `stage`, whose columns at `places` they are."""
+    columns = ", ".join(f"c{i}" for i in places)
+    return f"INSERT INTO {seen} SELECT {columns} FROM stage"  # noqa: S608
+
+
+def delete_others(table: str, seen: str, key: Sequence[tuple[str, str]]) -> str:
+    """Deletes the rows whose key was not kept."""
+    same = " AND ".join(f"t.{quote(name)} = s.k{i}" for i, (name, _) in enumerate(key))
+    return f"DELETE FROM {table} AS t WHERE NOT EXISTS (SELECT 1 FROM {seen} AS s WHERE {same})"  # noqa: S608
 
 
 def stored_values(table: str, key: Sequence[tuple[str, str]], columns: Sequence[str]) -> str:

@@ -39,11 +39,13 @@ LASTING = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errn
 
 @dataclass(frozen=True)
 class _Record:
-    """The content of `<flow>.checkpoint.json`: `bytes` of `file` were on disk when all below `end` was."""
+    """The content of `<flow>.checkpoint.json`: `bytes` of `file` were on disk when all below `end` was, and
+    `position` is that of the change before `end`, empty where nobody knew."""
 
     end: int
     file: str
     bytes: int
+    position: str
 
 
 @dataclass
@@ -76,6 +78,8 @@ class FlowFiles:
         self._durable_next = 0
         #: The journal offset up to which everything is here; None before the first batch.
         self.checkpoint: int | None = None
+        #: After `open`, the position of the change before the checkpoint, as text; empty: not known.
+        self.position = ""
 
     @property
     def record_path(self) -> Path:
@@ -114,12 +118,13 @@ class FlowFiles:
             self._roll_back()
             raise failure(error, self._directory) from error
 
-    def commit(self, end: int) -> None:
-        """Returns when every line is on disk and so is `end`, up to which no change is missing."""
+    def commit(self, end: int, position: str) -> None:
+        """Returns when every line is on disk and so is `end`, up to which no change is missing. `position` is
+        that of the change before it."""
         try:
             if self._growing is not None:
                 self._make_durable(self._growing)
-            self._write_record(end)
+            self._write_record(end, position)
             self.checkpoint = end
         except OSError as error:
             self._roll_back()
@@ -174,10 +179,10 @@ class FlowFiles:
         # Everything up to the last durable line is here, whatever happens to the rest of the batch.
         self.checkpoint = max(self.checkpoint or 0, self._durable_next) or self.checkpoint
 
-    def _write_record(self, end: int) -> None:
+    def _write_record(self, end: int, position: str) -> None:
         growing = self._growing
         name, size = (growing.path.name, growing.durable) if growing is not None else ("", 0)
-        record = orjson.dumps({"end": end, "file": name, "bytes": size})
+        record = orjson.dumps({"end": end, "file": name, "bytes": size, "position": position})
         os.pwrite(self._record_fd, record.ljust(RECORD - 1) + b"\n", 0)
         if end != self._durable_next:
             os.fdatasync(self._record_fd)
@@ -205,7 +210,7 @@ class FlowFiles:
 
     def _recover(self) -> None:
         record = self._read_record()
-        last = -1
+        last, position = -1, ""
         for path in sorted(self._own_files(), reverse=True):
             stat = path.stat()
             trusted = record.bytes if record is not None and record.file == path.name else 0
@@ -215,7 +220,7 @@ class FlowFiles:
                     hint=f"restore the file, or move all files of the flow and {self.record_path.name} "
                     "away to start anew",
                 )
-            size, last = _whole_lines(path, trusted)
+            size, last, position = _whole_lines(path, trusted)
             if size == 0:
                 # Made for a line that never came.
                 path.unlink()
@@ -231,6 +236,9 @@ class FlowFiles:
         self._next = self._durable_next = last + 1
         ends = [record.end] if record is not None else []
         self.checkpoint = max([*ends, last + 1]) if ends or last >= 0 else None
+        if record is not None and record.end == self.checkpoint:
+            position = record.position
+        self.position = position if self.checkpoint is not None else ""
 
     def _own_files(self) -> list[Path]:
         return [path for path in self._directory.iterdir() if self._name.fullmatch(path.name)]
@@ -239,26 +247,29 @@ class FlowFiles:
         """None where there is none, or only part of one."""
         try:
             found = orjson.loads(os.pread(self._record_fd, RECORD, 0))
-            return _Record(int(found["end"]), str(found["file"]), int(found["bytes"]))
+            position = str(found.get("position", ""))  # the first versions had none
+            return _Record(int(found["end"]), str(found["file"]), int(found["bytes"]), position)
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
             return None
 
 
-def _whole_lines(path: Path, start: int) -> tuple[int, int]:
-    """From byte `start` on: where the whole lines end, and the offset of the last one (-1: there is none)."""
-    last = -1
+def _whole_lines(path: Path, start: int) -> tuple[int, int, str]:
+    """From byte `start` on: where the whole lines end, and offset and position of the last one (-1 and
+    nothing: there is none)."""
+    last, position = -1, ""
     with path.open("rb") as file:
         file.seek(start)
         for line in file:
-            offset = _offset(line)
-            if offset is None or offset <= last:
+            found = _place(line)
+            if found is None or found[0] <= last:
                 break
             start += len(line)
-            last = offset
-    return start, last
+            last, position = found
+    return start, last, position
 
 
-def _offset(line: bytes) -> int | None:
+def _place(line: bytes) -> tuple[int, str] | None:
+    """Offset and position of the line's change."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -266,7 +277,8 @@ def _offset(line: bytes) -> int | None:
     except orjson.JSONDecodeError:
         return None
     offset = found.get("offset") if isinstance(found, dict) else None
-    return offset if isinstance(offset, int) else None
+    # A flow's steps can make several events of a change: `16/B374D848:7+1` is one of change 7.
+    return (offset, str(found.get("position", "")).partition("+")[0]) if isinstance(offset, int) else None
 
 
 def _sync_directory(directory: Path) -> None:

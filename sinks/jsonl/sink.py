@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
 from cdcflow.errors import Permanent
-from cdcflow.model import Batch
+from cdcflow.model import Batch, Position
 from cdcflow.sink import ExpectedTable, Finding, FlowContext, judge_events
 from cdcflow.sink.event import encode, events
 from cdcflow_sinks.jsonl.files import FlowFiles
@@ -19,7 +19,7 @@ Given = TypeVarTuple("Given")
 
 
 class JsonlSink:
-    """A `TransactionalSink` over `FlowFiles`. A line is the event (see `cdcflow.sink.event`) with the
+    """A `PositionedSink` over `FlowFiles`. A line is the event (see `cdcflow.sink.event`) with the
     journal's `offset` before its other fields.
 
     Encoding and writing happen in a thread of the sink's own, so that the worker's loop stays free. A
@@ -38,6 +38,9 @@ class JsonlSink:
 
     async def checkpoint(self) -> int | None:
         return self._files.checkpoint
+
+    async def position(self) -> Position | None:
+        return Position.parse(self._files.position) if self._files.position else None
 
     async def write(self, batch: Batch) -> None:
         await self._call(self._write, batch)
@@ -75,7 +78,7 @@ class JsonlSink:
         for index, event in events(batch, self._settings.numbers):
             offset = batch.base + index
             self._files.append(offset, b'{"offset":%d,%s\n' % (offset, encode(event)[1:]))
-        self._files.commit(batch.end)
+        self._files.commit(batch.end, str(batch.last))
 
     def _look(self) -> list[Finding]:
         path = self._settings.path

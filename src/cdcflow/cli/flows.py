@@ -54,6 +54,33 @@ def show(
             output.data(f"{key + ':':<10} {_line(value)}")
 
 
+@app.command("resync")
+def resync(context: typer.Context, name: Annotated[str, typer.Argument(help="The flow's name.")]) -> None:
+    """Forget what a flow's sink takes for delivered, so that each row is sent the next time it comes, changed
+    or not. For a destination that was changed by others."""
+    from cdcflow.engine.places import Places
+    from cdcflow.sink import FlowContext, Remembers
+
+    config = load_config(context)
+    flow = config.flows.get(name)
+    if flow is None:
+        from cdcflow.config.problems import nearest
+
+        raise ConfigurationError(f"there is no flow {name!r}", hint=nearest(name, config.flows))
+    entry = config.sinks[flow.to]
+    folder = Places(config.engine.state).flow(name)
+    sink = entry.plugin.create(entry.settings, flow.options, FlowContext(name, folder))
+    if not isinstance(sink, Remembers):
+        raise ConfigurationError(
+            f"flow {name!r} has nothing to forget: a {entry.plugin.name} sink sends every row that comes",
+            hint="rewind the flow, or give it a new backfill, to have rows sent again",
+        )
+    output.data(f"{sink.forget()} records of {flow.to} are no longer taken for delivered")
+    output.next_step(
+        "rows that change are sent whole now; rewind the flow or backfill it to send all of them"
+    )
+
+
 def _described(config: "Config", flow: "Flow") -> dict[str, Any]:
     sink = config.sinks[flow.to]
     return {

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from cdcflow.cli import (
+    backfill,
     check,
     deadletters,
     demo,
@@ -101,6 +102,7 @@ app.command("query")(query.query)
 app.add_typer(flows.app, name="flow")
 app.add_typer(deadletters.app, name="deadletters")
 app.add_typer(journal.app, name="journal")
+app.add_typer(backfill.app, name="backfill")
 app.command("teardown")(setup.teardown)
 app.command("version")(version.version)
 

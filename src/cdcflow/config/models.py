@@ -118,6 +118,9 @@ class SourceSettings(Settings):
     publication: Annotated[str, AfterValidator(_identifier)] = "cdcflow"
     slot: Annotated[str, AfterValidator(_slot)] = "cdcflow"
     backfill: Literal["initial", "none"] = "initial"
+    #: Processes that read tables for a backfill side by side: each keeps about a core busy, and another one
+    #: of the server.
+    backfill_readers: Annotated[int, Field(ge=1, le=16)] = 2
     #: Behind what the slot is confirmed: the journal's fsync, or every flow's checkpoint.
     confirm: Literal["journaled", "delivered"] = "journaled"
     heartbeat: HeartbeatSettings = HeartbeatSettings()

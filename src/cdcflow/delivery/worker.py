@@ -102,7 +102,7 @@ class FlowWorker:
         self._state = state
         self._store = store
         self._changed = changed
-        self._select = Select(plan.tables, plan.messages)
+        self._select = Select(plan.tables, plan.messages, flow=plan.name, marked=plan.plugin.marked)
         self._stop = asyncio.Event()
         self._told = asyncio.Event()
         self._live = asyncio.Event()

@@ -6,6 +6,7 @@ from typing import Any
 
 from cdcflow.config import Config
 from cdcflow.config.models import HeartbeatSettings
+from cdcflow.engine.places import Places
 from cdcflow.engine.reports import CaptureReport, Delivered, Order, Report
 from cdcflow.source.appender import Retention
 from cdcflow.source.capture import Capture, CaptureSettings
@@ -32,6 +33,8 @@ class Capturing:
             retention=Retention(max_bytes=journal.keep.size, max_age=journal.keep.age),
             retained_wal=Limits(source.retained_wal.warn, source.retained_wal.drop_slot),
             heartbeat=_heartbeat(source.heartbeat),
+            backfills=Places(config.engine.state).backfills,
+            backfill_readers=source.backfill_readers,
         )
         self._capture = Capture(settings, self._tell)
 

@@ -152,6 +152,16 @@ def retry(state: Path, flow: str) -> None:
         raise EnvironmentFault(f"flow {flow!r} does not run", hint="start it with `cdcflow run`")
 
 
+def backfill(state: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Asks the engine to start, pause, resume or cancel a backfill; the request as it keeps it. Raises
+    EnvironmentFault when none runs."""
+    body = _ask(Places(state).engine_socket, {"op": "backfill", **asked}, STATUS_SECONDS)
+    if body is None:
+        raise EnvironmentFault("the engine is not running", hint="start it with `cdcflow run`")
+    found: dict[str, Any] = orjson.loads(body)
+    return found
+
+
 def deliver_letters(state: Path, flow: str, numbers: Sequence[int], *, force: bool) -> list[dict[str, Any]]:
     """Has a flow deliver dead letters between its own batches; what became of each, as
     `cdcflow.delivery.Outcome` says it. Raises EnvironmentFault when the flow does not run."""

@@ -17,7 +17,7 @@ from cdcflow.config.models import SourceSettings
 from cdcflow.errors import CdcflowError
 from cdcflow.journal.layout import segments
 from cdcflow.model.patterns import TablePatterns
-from cdcflow.sink import ExpectedTable, Finding, FlowContext, Judges
+from cdcflow.sink import Claims, ExpectedTable, Finding, FlowContext, Judges, Sink
 from cdcflow.source.judgement import Wishes
 from cdcflow.source.preflight import Examined, examine
 
@@ -32,15 +32,17 @@ PAUSE = 20
 
 
 def check_start(config: Config) -> Sequence[Finding]:
-    """What decides whether the engine may start: the source and the journal. A flow that cannot work is
-    no reason to hold up the others."""
-    return [*check_source(config).findings, *check_journal(config)]
+    """What decides whether the engine may start: the source, the journal, and flows that would destroy each
+    other's rows. A flow that cannot work is no reason to hold up the others."""
+    examined = check_source(config)
+    return [*examined.findings, *check_journal(config), *judge_claims(config, examined.tables)]
 
 
 def check_all(config: Config) -> Sequence[Finding]:
     """The source, the journal, and what each flow's sink says of the flow's tables."""
     examined = check_source(config)
-    return [*examined.findings, *check_journal(config), *judge_flows(config, examined.tables)]
+    flows = [*judge_claims(config, examined.tables), *judge_flows(config, examined.tables)]
+    return [*examined.findings, *check_journal(config), *flows]
 
 
 def check_source(config: Config) -> Examined:
@@ -108,12 +110,48 @@ def judge_flows(config: Config, tables: Sequence[ExpectedTable]) -> list[Finding
     return [finding for flow in config.flows.values() for finding in _judge_flow(config, flow, tables)]
 
 
+def judge_claims(config: Config, tables: Sequence[ExpectedTable]) -> list[Finding]:
+    """Tables that two flows would bring to one place."""
+    found = []
+    taken: dict[tuple[str, str], Flow] = {}
+    for flow in config.flows.values():
+        entry, patterns = config.sinks[flow.to], TablePatterns(flow.from_)
+        try:
+            sink = _made(config, flow)
+        except Exception:  # noqa: BLE001, S112 - said by judge_flows
+            continue
+        if not flow.from_ or not isinstance(sink, Claims):
+            continue
+        for relation in (table.relation for table in tables):
+            if not patterns.matches(relation.schema, relation.name):
+                continue
+            claim = sink.claim(relation)
+            other = taken.setdefault((entry.plugin.name, claim), flow)
+            if other is not flow:
+                found.append(
+                    Finding(
+                        "error",
+                        f"flow {flow.name}",
+                        f"brings {relation.qualified} into {claim}, and so does the flow {other.name}: they"
+                        " would overwrite each other",
+                        "take the table out of one of the two, with an exclusion such as"
+                        f' "!{relation.qualified}" in its `from`, or give one a destination of its own',
+                    )
+                )
+    return found
+
+
+def _made(config: Config, flow: Flow) -> Sink:
+    entry = config.sinks[flow.to]
+    return entry.plugin.create(entry.settings, flow.options, FlowContext(flow.name, config.engine.state))
+
+
 def _judge_flow(config: Config, flow: Flow, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
     entry, patterns = config.sinks[flow.to], TablePatterns(flow.from_)
     meant = [table for table in tables if patterns.matches(table.relation.schema, table.relation.name)]
     subject = f"flow {flow.name}"
     try:
-        sink = entry.plugin.create(entry.settings, flow.options, FlowContext(flow.name, config.engine.state))
+        sink = _made(config, flow)
         return sink.judge(meant) if isinstance(sink, Judges) else ()
     except CdcflowError as error:
         return [Finding("error", subject, str(error), error.hint)]

@@ -29,6 +29,11 @@ class Places:
         return self.state / "cdcflow.db"
 
     @property
+    def backfills(self) -> Path:
+        """What was asked for, and how it ended: a file or two per backfill."""
+        return self.state / "backfills"
+
+    @property
     def engine_lock(self) -> Path:
         return self.run / "engine.lock"
 
@@ -39,6 +44,10 @@ class Places:
     def budget(self, connection: str) -> Path:
         """What was spent of what the destination of a connection allows."""
         return self.run / f"budget-{connection}"
+
+    def flow(self, flow: str) -> Path:
+        """What the sink of a flow keeps for itself."""
+        return self.state / "flows" / flow
 
     def flow_lock(self, flow: str) -> Path:
         return self.run / f"flow-{flow}.lock"

@@ -118,7 +118,7 @@ def capture_document(config: Config, figures: dict[str, Any], state: str, child:
         "catalog_age": None,
         "oldest_transaction": None,
         "findings": [],
-        **figures,
+        **{key: value for key, value in figures.items() if key != "backfills"},
         "state": state,
         "restarts": child.restarts,
         "pid": child.pid,

@@ -21,6 +21,7 @@ import orjson
 import cdcflow
 from cdcflow.config import Config
 from cdcflow.delivery import FlowReport
+from cdcflow.engine import backfills
 from cdcflow.engine import log as logs
 from cdcflow.engine.control import ControlServer
 from cdcflow.engine.examination import Examiner, check_all, check_start
@@ -328,10 +329,14 @@ class Supervisor:
     # What others may ask.
 
     async def _answer(self, request: Mapping[str, Any]) -> bytes:
+        if request.get("op") == "backfill":
+            return await asyncio.to_thread(backfills.answer, self._config, request)
         if request.get("op") != "status":
-            raise CdcflowError("the engine answers to `status`")
+            raise CdcflowError("the engine answers to `status` and `backfill`")
         journal = await asyncio.to_thread(journal_document, self._config.journal.path)
-        return orjson.dumps(self._document(journal))
+        figures = self._figures.get("backfills") or []
+        shown = await asyncio.to_thread(backfills.document, self._config, figures)
+        return orjson.dumps({**self._document(journal), "backfills": shown})
 
     def _document(self, journal: Mapping[str, int | None]) -> dict[str, Any]:
         flows = self._config.flows.values()

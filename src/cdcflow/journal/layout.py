@@ -20,7 +20,8 @@ from typing import Any, Literal
 from cdcflow.errors import JournalDamaged, JournalError
 
 #: Version of the segments' and the manifest's format. A reader refuses what is newer than itself.
-FORMAT = 1
+#: 2: frames that hold chunks of a backfill, and the ledger of backfills in each segment.
+FORMAT = 2
 
 MANIFEST = "manifest.json"
 LOCK = "lock"

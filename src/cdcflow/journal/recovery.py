@@ -5,12 +5,13 @@ step can be interrupted and begun again.
 """
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from cdcflow.errors import JournalDamaged, JournalError
 from cdcflow.journal.contents import Tail
 from cdcflow.journal.layout import Backfill, Identity, Segment, segments, sync_directory
+from cdcflow.journal.ledger import Ledger
 from cdcflow.journal.segment import Scan, SegmentFile, scan
 
 
@@ -27,6 +28,7 @@ class Recovered:
     started_us: int = 0
     cut: int = 0
     lost: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
 
 
 def recover(path: Path, published: int) -> Recovered:
@@ -55,6 +57,7 @@ def recover(path: Path, published: int) -> Recovered:
                 started_us=state.started_us,
                 cut=cut,
                 lost=max(published - state.tail.offset, 0),
+                ledger=state.ledger,
             )
         # Not even its first frame is whole: the crash came while the segment was begun.
         if not found and last.base:
@@ -83,14 +86,14 @@ def cut_backfill(path: Path, backfill: Backfill) -> None:
 
 def require_identity(path: Path, expected: Identity, found: Identity) -> None:
     """Raises JournalError when the source is not the one that the journal belongs to."""
-    for field in fields(Identity):
-        wanted, got = getattr(expected, field.name), getattr(found, field.name)
+    for part in fields(Identity):
+        wanted, got = getattr(expected, part.name), getattr(found, part.name)
         if wanted != got:
-            what = field.name.replace("_", " ")
+            what = part.name.replace("_", " ")
             raise JournalError(
                 f"the journal at {path} belongs to another source: its {what} is {wanted!r}, "
                 f"the source's is {got!r}",
-                hint=_remedy(field.name),
+                hint=_remedy(part.name),
             )
 
 

@@ -28,6 +28,7 @@ from cdcflow.journal.frame import (
     parse_prefix,
 )
 from cdcflow.journal.layout import FORMAT
+from cdcflow.journal.ledger import Ledger, Step
 
 #: Read at once while walking over frames. Holds a hundred small frames and costs 10 µs to read.
 WINDOW = 64 << 10
@@ -217,6 +218,7 @@ class Scan:
     started_us: int
     bad: BadFrame | None
     damaged: bool
+    ledger: Ledger
 
 
 def scan(file: SegmentFile, base: int) -> Scan:
@@ -224,20 +226,24 @@ def scan(file: SegmentFile, base: int) -> Scan:
     tail = Tail(base)
     size = started = 0
     fingerprints: set[str] = set()
+    ledger = Ledger()
     bad = None
     try:
         for frame in file.frames(base):
             tail = following(tail, frame.prefix, frame.header)
             size = frame.end_at
+            if "step" in frame.header:
+                ledger.take(Step.from_state(frame.header["step"]), frame.prefix.end)
             if frame.prefix.kind == Kind.SEGMENT:
                 started = frame.header["time"]
+                if "ledger" in frame.header:
+                    ledger = Ledger.from_state(frame.header["ledger"])
             elif frame.prefix.kind == Kind.CHANGES:
                 fingerprints.update(frame.header["relations"])
     except BadFrame as error:
         bad = error
-    return Scan(
-        tail, size, frozenset(fingerprints), started, bad, bad is not None and is_damage(file, bad.at)
-    )
+    damaged = bad is not None and is_damage(file, bad.at)
+    return Scan(tail, size, frozenset(fingerprints), started, bad, damaged, ledger)
 
 
 def is_damage(file: SegmentFile, at: int) -> bool:

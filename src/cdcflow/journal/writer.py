@@ -15,9 +15,11 @@ from typing import Literal, Self
 
 from cdcflow.errors import JournalError
 from cdcflow.journal.contents import (
+    Chunk,
     Payload,
     Tail,
     changes_frame,
+    chunk_frame,
     prepare,
     progress_frame,
     segment_frame,
@@ -36,11 +38,12 @@ from cdcflow.journal.layout import (
     sync_directory,
     write_manifest,
 )
+from cdcflow.journal.ledger import Ledger, Step
 from cdcflow.journal.lock import Lock
 from cdcflow.journal.output import datasync, failed, unusable, write_all
 from cdcflow.journal.recovery import Recovered, cut_backfill, recover, require_identity
 from cdcflow.journal.wakeup import Bells
-from cdcflow.model import Batch
+from cdcflow.model import Batch, Position
 
 #: A segment takes no changes when it is older than this, in seconds, however small it is: retention by
 #: age removes whole segments, and a quiet table's would never fill one.
@@ -64,6 +67,8 @@ class Writer:
         self._closed = False
         self._fd = -1
         self._new_names = False
+        #: A step was written that moves neither offset nor LSN.
+        self._noted = False
         self._rung = -1
         self._head = Publisher(path)
         self._bells = Bells(path)
@@ -116,6 +121,8 @@ class Writer:
         found = recover(self._path, published.offset if published else 0)
         self.cut, self.lost = found.cut, found.lost
         self.tail = self.written = found.tail
+        #: How far backfills have come, with what was appended last.
+        self.ledger: Ledger = found.ledger
         self._use(found)
         if self._fd < 0:
             self._begin_segment()
@@ -162,8 +169,9 @@ class Writer:
             )
         self._keep(replace(self._manifest, asked=asked))
 
-    def append(self, batch: Batch) -> Batch:
-        """Writes a batch behind the last one and returns it with its `base`. Durable after `sync`.
+    def append(self, batch: Batch, step: Step | None = None) -> Batch:
+        """Writes a batch behind the last one and returns it with its `base`. Durable after `sync`, and so is
+        the `step` of a backfill, if the batch is one.
 
         A batch without changes only moves the committed LSN.
 
@@ -177,24 +185,58 @@ class Writer:
                 self.progress(batch.committed, time.time_ns() // 1000)
             return replace(batch, base=base)
         payload = prepare(batch)
-        if payload.first <= self.written.last or batch.last < payload.first:
+        self._require_increase(payload.first, batch.last)
+        if self._wants_segment(payload.size):
+            self._roll()
+        self._append_payload(payload, step)
+        return replace(batch, base=base)
+
+    def _require_increase(self, first: Position, last: Position) -> None:
+        if first <= self.written.last or last < first:
             raise JournalError(
-                f"a batch of changes {payload.first} to {batch.last} cannot be journaled "
+                f"a batch of changes {first} to {last} cannot be journaled "
                 f"behind {self.written.last}: positions must increase",
                 hint="they would be stored twice or out of order: a defect of cdcflow, please report it",
             )
-        if self._wants_segment(payload.size):
-            self._roll()
-        self._append_payload(payload)
-        return replace(batch, base=base)
 
-    def _append_payload(self, payload: Payload) -> None:
+    def _append_payload(self, payload: Payload, step: Step | None) -> None:
         batch = payload.batch
-        pieces, size = changes_frame(payload, self.written.offset, self._known, self._synced_size)
+        pieces, size = changes_frame(payload, self.written.offset, self._known, self._synced_size, step)
         self._write(pieces, size)
         self._known.update(name for name, *_ in payload.groups)
-        committed = max(self.written.committed, batch.committed)
-        self.written = Tail(self.written.offset + batch.count, batch.last, payload.last_xid, committed)
+        self._wrote(batch.count, batch.last, payload.last_xid, batch.committed, step)
+
+    def _wrote(self, count: int, last: Position, xid: int, committed: int, step: Step | None) -> None:
+        committed = max(self.written.committed, committed)
+        self.written = Tail(self.written.offset + count, last, xid, committed)
+        if step is not None:
+            self.ledger.take(step, self.written.offset)
+
+    def append_chunk(self, chunk: Chunk) -> None:
+        """Writes a chunk of a backfill, which another process has packed, behind the last change: whole or
+        not at all, together with its step. Raises as `append` does."""
+        self._check()
+        if not chunk.count:
+            self.note(chunk.step, chunk.committed)
+            return
+        self._require_increase(chunk.first, chunk.last)
+        if self._wants_segment(chunk.packed.message.size):
+            self._roll()
+        pieces, size = chunk_frame(chunk, self.written.offset, self._known, self._synced_size)
+        self._write(pieces, size)
+        self._known.add(chunk.packed.relation.fingerprint)
+        self._wrote(chunk.count, chunk.last, 0, chunk.committed, chunk.step)
+
+    def note(self, step: Step, committed: int = 0) -> None:
+        """Writes a step of a backfill that holds no rows. Raises as `append` does."""
+        self._check()
+        committed = max(committed, self.written.committed)
+        now = time.time_ns() // 1000
+        pieces, size = progress_frame(self.written.offset, committed, now, self._synced_size, step)
+        self._write(pieces, size)
+        self.written = replace(self.written, committed=committed)
+        self.ledger.take(step, self.written.offset)
+        self._noted = True
 
     def progress(self, committed: int, time_us: int) -> None:
         """Writes that the source was followed up to the LSN `committed`, at `time_us` (microseconds since
@@ -218,7 +260,7 @@ class Writer:
             self._publish()
 
     def _make_durable(self) -> None:
-        if self.written == self.tail and not self._new_names:
+        if self.written == self.tail and not self._new_names and not self._noted:
             return
         try:
             datasync(self._fd)
@@ -231,7 +273,7 @@ class Writer:
                 f"the journal at {self._path} cannot be made durable: {error.strerror}",
                 hint="check the disk and the kernel's log; nothing that was not durable has been confirmed",
             ) from error
-        self._new_names = False
+        self._new_names = self._noted = False
         self._synced_size = self._size
         self.tail = self.written
 
@@ -250,6 +292,10 @@ class Writer:
         self.sync()
         if self.backfill == "pending":
             keep_from = min(keep_from, self._manifest.backfill.offset)
+        needed = self.ledger.needed_from
+        if needed is not None:
+            # After a crash, a backfill looks there for rows that it has to read once more.
+            keep_from = min(keep_from, needed)
         try:
             return self._remove_segments(max_bytes, max_age, keep_from)
         except OSError as error:
@@ -386,7 +432,7 @@ class Writer:
         """Goes on in a new segment. When that fails, everything stays as it was."""
         base = self.written.offset
         now = time.time_ns() // 1000
-        pieces, size = segment_frame(self._manifest.identity, self.written, now)
+        pieces, size = segment_frame(self._manifest.identity, self.written, now, self.ledger)
         path = self._path / segment_name(base)
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -1,5 +1,6 @@
 """The words of the domain as values. Imports nothing of ours but the exceptions and does no I/O."""
 
+from cdcflow.model.backfill import BACKFILLS, Mark, mark_batch, marks
 from cdcflow.model.batch import (
     META,
     TRUNCATE_CASCADE,
@@ -21,6 +22,7 @@ from cdcflow.model.position import ORIGIN, Position, format_lsn, parse_lsn
 from cdcflow.model.relation import Column, Relation, ReplicaIdentity
 
 __all__ = [
+    "BACKFILLS",
     "MESSAGES",
     "META",
     "ORIGIN",
@@ -33,6 +35,7 @@ __all__ = [
     "Column",
     "Group",
     "Layout",
+    "Mark",
     "Op",
     "Position",
     "PrefixPatterns",
@@ -44,5 +47,7 @@ __all__ = [
     "format_lsn",
     "group_schema",
     "join",
+    "mark_batch",
+    "marks",
     "parse_lsn",
 ]

@@ -159,6 +159,8 @@ class Batch:
     base: int = 0
     #: Option bits of the TRUNCATE at an index.
     truncates: Mapping[int, int] = field(default_factory=dict)
+    #: The only flows that this run is for, by name: rows of a backfill for some. Empty: for all.
+    audience: tuple[str, ...] = ()
     #: The changes that a transform has refused for good, with the reason. They are in no group any more.
     refused: Mapping[int, str] = field(default_factory=dict)
 
@@ -210,6 +212,7 @@ class Batch:
             committed=self.committed if stop == self.count else 0,
             base=self.base + start,
             truncates={i - start: bits for i, bits in self.truncates.items() if start <= i < stop},
+            audience=self.audience,
             refused={i - start: reason for i, reason in self.refused.items() if start <= i < stop},
         )
 

@@ -2,7 +2,8 @@
 
 from cdcflow.errors import DeliveryError, Disabled, Permanent, Rejected, TooLarge, Transient, Unauthorized
 from cdcflow.sink.budget import Budget, Limit
-from cdcflow.sink.judging import ExpectedTable, Judges, judge_events
+from cdcflow.sink.describing import Describes, Field
+from cdcflow.sink.judging import Claims, ExpectedTable, Judges, judge_events
 from cdcflow.sink.protocol import (
     Batching,
     Finding,
@@ -11,6 +12,7 @@ from cdcflow.sink.protocol import (
     Probe,
     QuerySink,
     Redelivers,
+    Remembers,
     SchemaSink,
     Sink,
     SinkPlugin,
@@ -22,10 +24,13 @@ __all__ = [
     "BASE",
     "Batching",
     "Budget",
+    "Claims",
     "ConfigPath",
     "DeliveryError",
+    "Describes",
     "Disabled",
     "ExpectedTable",
+    "Field",
     "Finding",
     "FlowContext",
     "Judges",
@@ -36,6 +41,7 @@ __all__ = [
     "QuerySink",
     "Redelivers",
     "Rejected",
+    "Remembers",
     "SchemaSink",
     "Secret",
     "Settings",

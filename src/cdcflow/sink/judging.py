@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from cdcflow.model import Relation
 from cdcflow.model.expected import ExpectedTable as ExpectedTable
 from cdcflow.model.finding import Finding
 
@@ -19,6 +20,14 @@ class Judges(Protocol):
     """
 
     def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]: ...
+
+
+@runtime_checkable
+class Claims(Protocol):
+    """Names, in words, what at its destination will hold the rows of a relation, where only one flow can have
+    it: two flows that make the same claim would overwrite each other. Pure; called without `open`."""
+
+    def claim(self, relation: Relation) -> str: ...
 
 
 def judge_events(subject: str, tables: Sequence[ExpectedTable]) -> list[Finding]:

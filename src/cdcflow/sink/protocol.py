@@ -85,6 +85,16 @@ class Probe(Sink, Protocol):
     async def probe(self) -> Sequence[Finding]: ...
 
 
+@runtime_checkable
+class Remembers(Sink, Protocol):
+    """Keeps in its state folder what the destination holds, and sends only what differs. `forget` ends that:
+    every row is sent the next time it comes. Called without `open`, also beside a worker that writes."""
+
+    def forget(self) -> int:
+        """How many rows are no longer taken for delivered."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Batching:
     """How large a batch the sink likes. The engine fills batches up to these limits when there is a
@@ -132,3 +142,7 @@ class SinkPlugin:
     #: Seconds after which a `write` that has not ended is cancelled and counts as `Transient`: a driver
     #: hangs. None: it may take as long as it likes, and must not be cancelled.
     deadline: float | None = 600.0
+    #: Its batches hold the marks of backfills too (`cdcflow.model.BACKFILLS`): where a table's rows begin to
+    #: come anew, and end. Between them an update may leave a value unchanged in a row that the sink never
+    #: got: that row comes whole later, and there is nothing to refuse.
+    marked: bool = False

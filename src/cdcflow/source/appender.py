@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cdcflow.errors import JournalFull
-from cdcflow.journal import Tail, Writer
+from cdcflow.journal import Chunk, Step, Tail, Writer
 from cdcflow.model import Batch
 
 #: Batches that may wait: one being written and one ready, so that neither side idles; more is memory.
@@ -36,6 +36,18 @@ class _Progress:
     committed: int
 
 
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A step of a backfill, with the batch that marks it, if one does."""
+
+    step: Step
+    batch: Batch | None = None
+    committed: int = 0
+
+
+Item = Batch | _Progress | Chunk | Marked
+
+
 class Appender:
     """Owns the journal's writer. `put`, `progress` and the properties are for the reading thread.
 
@@ -47,7 +59,7 @@ class Appender:
         self._writer = writer
         self._retention = retention
         self._wake = wake
-        self._items: deque[Batch | _Progress] = deque()
+        self._items: deque[Item] = deque()
         self._changed = threading.Condition()
         self._busy = False
         self._closing = False
@@ -72,14 +84,14 @@ class Appender:
         """Nothing waits and nothing is being written: all that was put is durable."""
         return not self._items and not self._busy
 
-    def put(self, batch: Batch) -> None:
-        self._submit(batch)
+    def put(self, item: Batch | Chunk | Marked) -> None:
+        self._submit(item)
 
     def progress(self, committed: int) -> None:
         """Notes that the source was followed up to this LSN; durable like a batch."""
         self._submit(_Progress(committed))
 
-    def _submit(self, item: Batch | _Progress) -> None:
+    def _submit(self, item: Item) -> None:
         self.check()
         with self._changed:
             self._items.append(item)
@@ -122,7 +134,7 @@ class Appender:
                 self._changed.notify_all()
             self._wake()
 
-    def _next(self) -> list[Batch | _Progress]:
+    def _next(self) -> list[Item]:
         """All that waits, or nothing once closing. Looks after the retention while there is time."""
         with self._changed:
             while not self._items and not self._closing:
@@ -142,11 +154,18 @@ class Appender:
             limits = self._retention
             self._writer.retain(max_bytes=limits.max_bytes, max_age=limits.max_age, keep_from=self.keep_from)
 
-    def _append(self, item: Batch | _Progress) -> None:
+    def _append(self, item: Item) -> None:
         while True:
             try:
                 if isinstance(item, Batch):
                     self._writer.append(item)
+                elif isinstance(item, Chunk):
+                    self._writer.append_chunk(item)
+                elif isinstance(item, Marked):
+                    if item.batch is not None:
+                        self._writer.append(item.batch, item.step)
+                    else:
+                        self._writer.note(item.step, item.committed)
                 else:
                     self._writer.progress(item.committed, time.time_ns() // 1000)
             except JournalFull:

@@ -18,9 +18,9 @@ import psycopg
 
 from cdcflow.decode import Decoder
 from cdcflow.errors import SourceError, SourceUnavailable
-from cdcflow.journal import Asked, Identity, Origin, Writer
+from cdcflow.journal import Asked, Chunk, Identity, Ledger, Origin, Writer
 from cdcflow.journal.layout import read_manifest
-from cdcflow.model import PrefixPatterns, format_lsn
+from cdcflow.model import Batch, Position, PrefixPatterns, format_lsn
 from cdcflow.source import catalog, retained
 from cdcflow.source.acknowledge import PROGRESS_INTERVAL, Acknowledger, DeliveredBehind, Say
 from cdcflow.source.appender import Appender, Retention, Waker
@@ -30,6 +30,8 @@ from cdcflow.source.heartbeat import Heartbeat
 from cdcflow.source.judgement import START_ANEW
 from cdcflow.source.layouts import Layouts
 from cdcflow.source.monitor import Monitor
+from cdcflow.source.online import Online
+from cdcflow.source.requests import Requests
 from cdcflow.source.stream import Stream, timeline_history
 from cdcflow.source.timeline import require_continuation
 from cdcflow.source.watch import Watch
@@ -46,6 +48,11 @@ LONGEST_PAUSE = 10.0
 #: Seconds to wait for a predecessor that is just going away to let go of the journal or the slot.
 HANDOVER = 10.0
 REPORT_INTERVAL = 0.5
+
+#: Where a CopyData message of the WAL says what it is, behind 'w' and three numbers of 8 bytes (manual,
+#: "Streaming Replication Protocol", XLogData), and what a Commit says there.
+_KIND = 25
+_COMMIT = ord("C")
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,10 @@ class CaptureSettings:
     retention: Retention = field(default_factory=Retention)
     retained_wal: retained.Limits = field(default_factory=retained.Limits)
     heartbeat: Heartbeat | None = field(default_factory=Heartbeat)
+    #: The folder with what is asked of backfills; None: nobody asks.
+    backfills: Path | None = None
+    #: Processes that read chunks of tables.
+    backfill_readers: int = 2
 
 
 class Capture:
@@ -95,6 +106,11 @@ class Capture:
         self._confirmed = 0
         self._last_commit_time: int | None = None
         self._backfill: dict[str, Any] | None = None
+        self._online: Online | None = None
+        #: Messages that were read behind the place of a chunk.
+        self._rest: list[memoryview] = []
+        #: Position of the last change that was given to the journal.
+        self._last = Position(0, 0)
         self._delivered = 0
         self._behind = DeliveredBehind()
         self._next_report = 0.0
@@ -163,11 +179,36 @@ class Capture:
         appender = self._start_appender(writer)
         stream = self._start_stream(appender, asked)
         self._layouts = Layouts(self._settings.dsn)
+        self._rest, self._last = [], appender.tail.last
         try:
+            self._start_online(writer, appender)
             self._stream(stream, Decoder(appender.tail.last, self._prefixes), appender, timeout, until)
         finally:
             stream.close()
             self._layouts.close()
+            self._stop_online()
+
+    def _start_online(self, writer: Writer, appender: Appender) -> None:
+        """Begins, or goes on with, the backfills that are asked for. Nothing may be in flight to the
+        journal."""
+        if self._settings.backfills is None:
+            return
+        self._online = Online(
+            dsn=self._settings.dsn,
+            publication=self._settings.publication,
+            journal=self._settings.journal,
+            requests=Requests(self._settings.backfills),
+            readers=self._settings.backfill_readers,
+            ledger=Ledger.from_state(writer.ledger.to_state()),
+            tail=appender.tail.offset,
+            wake=self._waker.wake,
+        )
+        self._online.start()
+
+    def _stop_online(self) -> None:
+        online, self._online = self._online, None
+        if online is not None:
+            online.stop()
 
     def _resume(self, connection: catalog.Connection) -> tuple[Writer, catalog.Slot, float | None]:
         """Opens the journal, and makes sure that this server carries it on. The slot, and the server's
@@ -359,12 +400,20 @@ class Capture:
             stopping = self._stop.is_set() or 0 < until < decoder.committed
             if self._monitor.trouble is not None or self._monitor.overrun:
                 return
+            if not until and not stopping:
+                self._merge(decoder, appender)
             reading = appender.room and not decoder.sealed and not stopping
-            frames = stream.read() if reading else []
+            frames = (self._rest or stream.read()) if reading else []
             now = time.monotonic()
             if frames:
-                self._feed(decoder, frames, until)
-                self._bytes += sum(map(len, frames))
+                if self._rest:
+                    self._rest = []
+                else:
+                    self._bytes += sum(map(len, frames))
+                if until:
+                    self._feed(decoder, frames, until)
+                else:
+                    self._feed_to_boundary(decoder, frames)
             if frames or not reading:
                 talk.heard(now)  # while we do not read, silence says nothing about the server
             self._hand_over(decoder, appender, drained=not frames)
@@ -406,6 +455,58 @@ class Capture:
                 return  # the rest comes again
             decoder.feed([frame])
 
+    def _feed_to_boundary(self, decoder: Decoder, frames: list[memoryview]) -> None:
+        """Feeds all messages, but where a chunk of a backfill waits for its place only those up to the end
+        of a transaction."""
+        online = self._online
+        if online is not None and online.wants(max(decoder.wal_end, decoder.committed)):
+            for number, frame in enumerate(frames, 1):
+                if len(frame) > _KIND and frame[_KIND] == _COMMIT:
+                    frames, self._rest = frames[:number], frames[number:]
+                    break
+        decoder.feed(frames)
+
+    def _merge(self, decoder: Decoder, appender: Appender) -> None:
+        """Gives the journal what a backfill has read, between two transactions of the stream."""
+        online = self._online
+        if online is None:
+            return
+        online.check()
+        if appender.idle:
+            online.settled()
+            if online.outdated and self._writer is not None:
+                self._stop_online()
+                self._start_online(self._writer, appender)
+                return
+        reached = max(decoder.wal_end, decoder.committed)
+        while not decoder.in_transaction and online.wants(reached):
+            while decoder.rows or decoder.sealed:
+                if not appender.room or not self._put(decoder.take(), appender):
+                    return
+            if not appender.room:
+                return
+            item = online.place(reached, self._last)
+            if item is None:
+                return
+            if isinstance(item, Chunk):
+                self._last = item.last
+            elif item.batch is not None:
+                self._last = item.batch.last
+            appender.put(item)
+
+    def _put(self, batch: Batch | None, appender: Appender) -> bool:
+        """Gives the journal a batch of the stream; says whether there was one."""
+        if batch is None:
+            return False
+        self._changes += batch.count
+        self._last_commit_time = batch.last_commit_time or self._last_commit_time
+        self._last = batch.last
+        batch = self._layouts.added_to(batch)
+        if self._online is not None:
+            self._online.see(batch)
+        appender.put(batch)
+        return True
+
     def _hand_over(self, decoder: Decoder, appender: Appender, *, drained: bool) -> None:
         """Gives the journal what is worth a frame: what is full, or all there is when it has time.
 
@@ -416,12 +517,8 @@ class Capture:
             ready = decoder.rows and drained and appender.idle and not decoder.in_transaction
             if not (full or ready):
                 return
-            batch = decoder.take()
-            if batch is None:
+            if not self._put(decoder.take(), appender):
                 return
-            self._changes += batch.count
-            self._last_commit_time = batch.last_commit_time or self._last_commit_time
-            appender.put(self._layouts.added_to(batch))
 
     @staticmethod
     def _nothing_in_flight(decoder: Decoder, appender: Appender) -> bool:
@@ -467,5 +564,6 @@ class Capture:
                 "bytes": self._bytes,
                 "last_commit_time": self._last_commit_time,
                 "backfill": self._backfill,
+                "backfills": [] if self._online is None else self._online.figures(),
             }
         )

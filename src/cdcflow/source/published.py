@@ -1,5 +1,6 @@
 """The published tables as pgoutput will describe them, read from the catalog for the backfill."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +22,18 @@ class PublishedTable:
     estimated_rows: int
 
 
-def published_tables(connection: psycopg.Connection[Any], publication: str, lsn: int) -> list[PublishedTable]:
-    """All tables of the publication as the connection's snapshot, of the position `lsn`, sees them, in
-    order of name.
+def published_tables(
+    connection: psycopg.Connection[Any], publication: str, lsn: int, *, only: Sequence[int] | None = None
+) -> list[PublishedTable]:
+    """The tables of the publication as the connection's snapshot, of the position `lsn`, sees them, in
+    order of name: all, or those with the OIDs of `only`.
 
     The relations have the fingerprints that the stream's own Relation messages will have, as long as no
     DDL comes in between.
     """
     tables = []
-    rows = connection.execute(cdcflow.sql.load("published_tables"), (publication,)).fetchall()
+    given = {"publication": publication, "only": None if only is None else list(only)}
+    rows = connection.execute(cdcflow.sql.load("published_tables"), given).fetchall()
     layouts = look_up(connection, [row[0] for row in rows], lsn)
     for row in rows:
         oid, schema, name, identity, partitioned, estimate, row_filter, columns = row

@@ -1,9 +1,9 @@
 """The steps of a flow, in order, from batch to batch.
 
 What it keeps: the run of offsets (`base`, `count`, `last`), so that a change that is dropped still moves the
-checkpoint; the total order of changes by `index`, and so the order within each key. Logical messages pass
-untouched. Where a step makes several changes of one, these follow each other, keep its index, and are told
-apart by the part of their position.
+checkpoint; the total order of changes by `index`, and so the order within each key. Logical messages and
+the marks of backfills pass untouched. Where a step makes several changes of one, these follow each other,
+keep its index, and are told apart by the part of their position.
 
 A step is bound once per generation that reaches it. What is wrong with a flow's steps comes out of `bind`
 with file, line and key; out of a call, where a generation does not fit that comes in the middle of the
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdcflow.errors import ConfigurationError, Permanent
-from cdcflow.model import MESSAGES, Batch, Group, Relation
+from cdcflow.model import BACKFILLS, MESSAGES, Batch, Group, Relation
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.model.position import PART_SHIFT, PARTS
 from cdcflow.transform.rows import assembled, bits, has_old, joined, metas, new_columns, old_columns, resolved
@@ -89,7 +89,7 @@ class Chain:
         found: list[tuple[Relation, ...]] = []
         shapes: tuple[Relation, ...] = (relation,)
         for number in range(len(self.links)):
-            if relation != MESSAGES and self._wants(number, relation):
+            if relation not in (MESSAGES, BACKFILLS) and self._wants(number, relation):
                 bound = [self._bind(number, shape) for shape in shapes]
                 shapes = tuple({made.fingerprint: made for one in bound for made in one.relations}.values())
             found.append(shapes)
@@ -164,7 +164,7 @@ class Chain:
         made: list[Group] = []
         try:
             for group in batch.groups:
-                if group.relation.oid == MESSAGES.oid:
+                if group.relation.oid in (MESSAGES.oid, BACKFILLS.oid):
                     made.append(group)
                     continue
                 run.omits = False

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from typer.testing import Result
 
+from cdcflow.sink.records import Ledger
+
 Run = Callable[..., Result]
 
 
@@ -65,3 +67,31 @@ def test_without_flows_it_says_where_to_write_one(project: Path, run: Run) -> No
     result = run("flow", "list")
     assert result.exit_code == 0
     assert f"write a flow into {project / 'flows'}" in result.stderr
+
+
+def test_a_flow_s_records_are_no_longer_taken_for_delivered(project: Path, run: Run) -> None:
+    path = project / "cdcflow.yaml"
+    text = path.read_text(encoding="utf-8").replace(
+        'nothing: {type: "null"}', "nothing: {type: hubspot, token: x}"
+    )
+    mapping = "with: {object: deals, match: order_id, fields: {amount: amount}}"
+    path.write_text(text.replace("start: latest", mapping), encoding="utf-8")
+    folder = project / "state" / "flows" / "orders"
+    assert (
+        run("flow", "resync", "orders").stdout == "0 records of nothing are no longer taken for delivered\n"
+    )
+    folder.mkdir(parents=True)
+    ledger = Ledger(folder / "ledger.sqlite")
+    ledger.open("hubspot")
+    ledger.settle({b"one": b"1", b"two": b"2"})
+    assert (
+        run("flow", "resync", "orders").stdout == "2 records of nothing are no longer taken for delivered\n"
+    )
+    assert ledger.sent([b"one", b"two"]) == {}
+    ledger.close()
+
+
+def test_a_sink_that_sends_every_row_has_nothing_to_forget(project: Path, run: Run) -> None:
+    result = run("flow", "resync", "all")
+    assert result.exit_code == 2
+    assert "a jsonl sink sends every row" in result.stderr

@@ -11,7 +11,7 @@ import pytest
 
 from cdcflow.config import Config, load
 from cdcflow.engine import examination
-from cdcflow.engine.examination import Examiner, check_journal, judge_flows
+from cdcflow.engine.examination import Examiner, check_journal, judge_claims, judge_flows
 from cdcflow.errors import ConfigurationError
 from cdcflow.model.expected import ExpectedTable
 from cdcflow.sink import Finding
@@ -75,6 +75,35 @@ def test_each_flow_s_sink_judges_the_flow_s_own_tables(tmp_path: Path) -> None:
     assert "public.orders (note)" in found[1].message
     assert "documents" not in found[1].message
     assert not (tmp_path / "warehouse.duckdb").exists()
+
+
+def test_two_flows_that_bring_one_table_into_one_file_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "cdcflow.yaml"
+    sinks = """\
+source: {dsn: "postgresql://127.0.0.1:1/shop", tables: [public.*]}
+sinks:
+  a: {type: duckdb, path: warehouse.duckdb}
+  b: {type: duckdb, path: ./warehouse.duckdb}
+  raw: {type: duckdb, path: warehouse.duckdb, schemas: {public: raw}}
+  other: {type: duckdb, path: other.duckdb}
+  events: {type: jsonl, path: events}
+"""
+    tables = [ExpectedTable(make_relation(n, oid=i)) for i, n in enumerate(("orders", "lines"))]
+
+    def found(*flows: str) -> list[Finding]:
+        listed = "".join(f"  - {{name: f{i}, {flow}}}\n" for i, flow in enumerate(flows))
+        path.write_text(f"{sinks}flows:\n{listed}", encoding="utf-8")
+        return judge_claims(load(path), tables)
+
+    (finding,) = found("from: ['*'], to: a", "from: [orders], to: b")
+    assert (finding.severity, finding.subject) == ("error", "flow f1")
+    assert "public.orders" in finding.message
+    assert "the flow f0" in finding.message
+    assert '"!public.orders"' in finding.remedy
+    assert len(found("from: ['*'], to: a", "from: ['*'], to: a")) == 2
+    for apart in ("to: raw", "to: other", "to: events"):
+        assert found("from: ['*'], to: a", f"from: ['*'], {apart}") == []
+    assert found("from: ['*', '!orders'], to: a", "from: [orders], to: b") == []
 
 
 def test_a_defect_in_a_sink_is_a_finding_without_its_words(tmp_path: Path) -> None:

@@ -285,7 +285,7 @@ def test_segments_without_a_manifest_are_not_taken_over(path: Path) -> None:
         Writer.open(path, IDENTITY)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1, "identity": {}, "backfill": {}}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2, "identity": {}, "backfill": {}}'])
 def test_a_manifest_that_is_none_is_damage(path: Path, text: str) -> None:
     Writer.open(path, IDENTITY).close()
     (path / "manifest.json").write_text(text)
@@ -296,7 +296,7 @@ def test_a_manifest_that_is_none_is_damage(path: Path, text: str) -> None:
 def test_a_journal_of_a_newer_format_is_refused(path: Path) -> None:
     Writer.open(path, IDENTITY).close()
     manifest = path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 99'))
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 99'))
     for use in (lambda: Writer.open(path, IDENTITY), lambda: Reader(path)):
         with pytest.raises(JournalError, match="format 99"):
             use()

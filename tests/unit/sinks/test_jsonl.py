@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +15,8 @@ import orjson
 import pytest
 
 from cdcflow.errors import Permanent, Transient
-from cdcflow.model import Batch, Column, Op
-from cdcflow.sink import FlowContext, Probe, Sink, TransactionalSink
+from cdcflow.model import Batch, Column, Op, Position
+from cdcflow.sink import FlowContext, PositionedSink, Probe, Sink, TransactionalSink
 from cdcflow.testing.batches import inserts, make_batch, make_relation
 from cdcflow.testing.conformance import SinkConformance
 from cdcflow.testing.waiting import eventually
@@ -141,7 +142,7 @@ def test_a_file_does_not_span_a_multiple_of_the_age(tmp_path: Path) -> None:
     for offset, moment in enumerate((7_199.0, 7_200.0, 10_799.9, 10_800.0)):
         now = moment
         files.append(offset, b'{"offset":%d}\n' % offset)
-        files.commit(offset + 1)
+        files.commit(offset + 1, "0/8:1")
     files.close()
     assert [offsets_of(path) for path in sorted(tmp_path.glob("*.jsonl"))] == [[0], [1, 2], [3]]
 
@@ -187,6 +188,21 @@ def test_the_checkpoint_is_found_when_only_the_files_are_left(tmp_path: Path) ->
     write(tmp_path, batch(0, 20))
     (tmp_path / "orders.checkpoint.json").unlink()
     assert checkpoint(tmp_path) == 20
+
+
+def test_the_position_of_the_last_change_tells_one_journal_from_another(tmp_path: Path) -> None:
+    def position() -> Position | None:
+        return use(sink_in(tmp_path), lambda sink: sink.position())
+
+    assert isinstance(sink_in(tmp_path), PositionedSink)
+    assert position() is None
+    write(tmp_path, batch(0, 20), batch(20, 3))
+    assert position() == batch(20, 3).last
+    (tmp_path / "orders.checkpoint.json").unlink()
+    assert position() == batch(20, 3).last
+    # Changes for other flows: no line tells of them.
+    write(tmp_path, replace(batch(23, 2), groups=()))
+    assert position() == batch(23, 2).last
 
 
 def test_half_a_record_of_the_checkpoint_is_no_record(tmp_path: Path) -> None:
@@ -310,7 +326,7 @@ def test_lines_that_were_not_committed_are_gone_after_close(tmp_path: Path) -> N
     files = FlowFiles(tmp_path, "orders", rotating())
     files.open()
     files.append(0, b'{"offset":0}\n')
-    files.commit(1)
+    files.commit(1, "0/8:1")
     files.append(1, b'{"offset":1,"text":"%s"}\n' % (b"x" * (2 << 20)))
     files.close()
     assert offsets(tmp_path) == [0]
@@ -337,6 +353,7 @@ def test_the_probe_says_whether_the_place_can_be_written(tmp_path: Path) -> None
 
 WRITER = """
 import asyncio, sys
+from dataclasses import replace
 from pathlib import Path
 from cdcflow_sinks.jsonl import JsonlSettings, JsonlSink, Rotate
 from cdcflow.sink import FlowContext

@@ -1,0 +1,80 @@
+"""The backfills that are under way for a flow, in the warehouse's own file: what they mean for its tables.
+
+While one is, an update may leave a value unchanged in a row that is not here yet; the row comes whole later.
+One that replaces keeps the keys of all rows that come, read or changed, and at its end the others go. Every
+step is part of the transaction of the rows around it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from cdcflow.model import Mark
+from cdcflow_sinks.duckdb import statements
+from cdcflow_sinks.duckdb.target import Target
+
+
+@dataclass(frozen=True)
+class Backfill:
+    """One under way: of the table with this OID. `seen` is the table of kept keys, quoted, if it replaces."""
+
+    oid: int
+    name: str
+    seen: str | None
+
+
+class Backfills:
+    """What is under way for one flow."""
+
+    def __init__(self, connection: Any, database: str, flow: str) -> None:
+        self._connection = connection
+        self._database = database
+        self._flow = flow
+        self._table = statements.qualified(database, statements.CHECKPOINT_SCHEMA, "backfill")
+
+    def create(self) -> None:
+        self._connection.execute(statements.BACKFILLS_TABLE.format(table=self._table))
+
+    def open(self) -> dict[int, list[Backfill]]:
+        """By the table's OID."""
+        query = statements.OPEN_BACKFILLS.format(table=self._table)
+        found: dict[int, list[Backfill]] = {}
+        for oid, name, seen in self._connection.execute(query, [self._flow]).fetchall():
+            found.setdefault(oid, []).append(Backfill(oid, name, seen))
+        return found
+
+    def begin(self, marks: Iterable[Mark]) -> None:
+        """Takes in the marks of a batch before its rows."""
+        for mark in marks:
+            if mark.phase == "begin":
+                self._forget(mark)  # the same mark, given again
+                seen = self._seen(mark) if mark.replace else None
+                values = [self._flow, mark.oid, mark.backfill, seen]
+                self._connection.execute(statements.INSERT_BACKFILL.format(table=self._table), values)
+
+    def prepare(self, seen: str, target: Target) -> None:
+        """Makes the table of kept keys, once the shape of the key is known."""
+        columns = ", ".join(f"k{i} {kind}" for i, (_, kind) in enumerate(target.key))
+        self._connection.execute(f"CREATE TABLE IF NOT EXISTS {seen} ({columns})")
+
+    def end(self, marks: Iterable[Mark], targets: Iterable[Target]) -> None:
+        """Takes in the marks of a batch behind its rows."""
+        known = {target.relation.oid: target for target in targets}
+        for mark in marks:
+            if mark.phase == "begin":
+                continue
+            target = known.get(mark.oid)
+            if mark.phase == "end" and mark.replace and target is not None and target.relation.key:
+                seen = self._seen(mark)
+                self.prepare(seen, target)
+                self._connection.execute(statements.delete_others(target.table, seen, target.key))
+            self._forget(mark)
+
+    def _seen(self, mark: Mark) -> str:
+        name = f"seen {self._flow} {mark.backfill} {mark.oid}"
+        return statements.qualified(self._database, statements.CHECKPOINT_SCHEMA, name)
+
+    def _forget(self, mark: Mark) -> None:
+        values = [self._flow, mark.oid, mark.backfill]
+        self._connection.execute(statements.DELETE_BACKFILL.format(table=self._table), values)
+        self._connection.execute(f"DROP TABLE IF EXISTS {self._seen(mark)}")

@@ -1,0 +1,336 @@
+"""A real HTTP server on loopback that plays somebody's JSON API, for tests, the demo and the bench.
+
+A subclass says in `handle` what its API does with a request. Around that this module does what networks and
+servers do when they fail: `fault` lets the next requests (of a path, so many) meet a `Fault`. What was asked
+and answered is in `calls`, with the time at which a request was complete here, so that a test can hold a
+client to a limit.
+"""
+
+import asyncio
+import contextlib
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Literal, Self
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import orjson
+
+#: What one request may bring: a Bulk API job takes 150 MB, tests take a hundredth of it.
+LARGEST = 64 << 20
+#: How long `wait` waits unless told otherwise.
+TIMEOUT = 20.0
+
+#: `refuse`: answered with the fault's `status` and `body`, nothing done. `fail_after`: done, and answered so
+#: all the same. `reset`: the connection is cut before anything is done, `reset_after`: when all is done.
+#: `hang`: never answered. `slow`: answered after `seconds`. `garbage`: an answer that is not JSON, nothing
+#: done; `cut`: done, and the connection is cut in the middle of the answer.
+FaultKind = Literal["refuse", "fail_after", "reset", "reset_after", "hang", "slow", "garbage", "cut"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request is answered with."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def json(cls, value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> "Answer":
+        found = {"Content-Type": "application/json;charset=utf-8", **(headers or {})}
+        return cls(status, orjson.dumps(value, default=_plain), found)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What goes wrong with some requests; see `FaultKind`."""
+
+    kind: FaultKind
+    answer: Answer = Answer(500, b'{"status":"error","message":"internal error"}')
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request, and when (`time.monotonic()`) its last byte came."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+    at: float
+
+    @cached_property
+    def json(self) -> Any:
+        """Raises orjson.JSONDecodeError."""
+        return orjson.loads(self.body)
+
+    @cached_property
+    def form(self) -> Mapping[str, str]:
+        return {name: values[-1] for name, values in parse_qs(self.body.decode()).items()}
+
+    @property
+    def bearer(self) -> str:
+        scheme, _, token = self.headers.get("authorization", "").partition(" ")
+        return token if scheme.lower() == "bearer" else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request and the status it was answered with; 0: it was not answered."""
+
+    request: Request
+    status: int
+    fault: FaultKind | None = None
+
+
+@dataclass
+class _Switched:
+    fault: Fault
+    left: int
+    path: re.Pattern[str]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError
+
+
+class Service:
+    """A server in a thread: a context manager, or `start` and `stop`. It can be started again on the same
+    port, as a service that comes back; what it holds stays."""
+
+    #: The name of the thread, and of the program in `--help`.
+    name = "service"
+
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._host, self._port = host, port
+        self.calls: list[Call] = []
+        #: Guards what the service holds: `handle` runs under it, and so may a test's look.
+        self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
+        self._faults: list[_Switched] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+        self._stopping: asyncio.Event
+
+    # What a subclass says.
+
+    def handle(self, request: Request) -> Answer:
+        """Does what the API does. Runs in the server's thread, one request at a time."""
+        raise NotImplementedError
+
+    # For tests.
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._host}:{self._port}"
+
+    def fault(self, fault: Fault | FaultKind, times: int = 1, path: str = "") -> None:
+        """The next `times` requests whose path the pattern `path` is found in meet the fault."""
+        found = fault if isinstance(fault, Fault) else Fault(fault)
+        with self.lock:
+            self._faults.append(_Switched(found, times, re.compile(path)))
+
+    def no_faults(self) -> None:
+        with self.lock:
+            self._faults.clear()
+
+    def called(self, path: str = "", method: str = "") -> list[Call]:
+        """The calls so far whose path the pattern is found in."""
+        with self.lock:
+            return [
+                call
+                for call in self.calls
+                if re.search(path, call.request.path) and method in ("", call.request.method)
+            ]
+
+    def wait(self, true: Callable[[], bool], timeout: float = TIMEOUT) -> None:
+        """Returns when `true()`, asked after every call, says so. Raises TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(true, timeout):
+                raise TimeoutError(f"{self.name}: not within {timeout:g} s")
+
+    # Its life.
+
+    def start(self) -> None:
+        """Returns when the port takes connections. Raises OSError when it is taken."""
+        ready = threading.Event()
+        failures: list[OSError] = []
+
+        def run() -> None:
+            try:
+                asyncio.run(self.serve(ready.set))
+            except OSError as error:
+                failures.append(error)
+                ready.set()
+
+        self._thread = threading.Thread(target=run, name=self.name, daemon=True)
+        self._thread.start()
+        ready.wait()
+        if failures:
+            self._thread.join()
+            self._thread = None
+            raise failures[0]
+
+    def stop(self) -> None:
+        """Cuts every connection and closes the port; nothing happens when it does not run."""
+        if self._thread is None or self._loop is None:
+            return
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+        self._thread = self._loop = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def run_as_process(self) -> int:
+        """Serves until SIGTERM or SIGINT; prints the URL on the first line of stdout."""
+
+        async def run() -> None:
+            serving = asyncio.ensure_future(self.serve(lambda: print(self.url, flush=True)))
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+
+        asyncio.run(run())
+        return 0
+
+    async def serve(self, ready: Callable[[], None]) -> None:
+        """Serves in the running loop until `stop` or a cancellation; calls `ready` when `url` is true."""
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        tasks: set[asyncio.Task[None]] = set()
+
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.ensure_future(self._converse(reader, writer))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        server = await asyncio.start_server(connected, self._host, self._port, limit=1 << 20, backlog=256)
+        self._port = server.sockets[0].getsockname()[1]
+        ready()
+        try:
+            await self._stopping.wait()
+        finally:
+            server.close()
+            for writer in list(self._open):
+                writer.transport.abort()
+            for task in list(tasks):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await server.wait_closed()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection: requests with Content-Length, one at a time (RFC 9112)."""
+        self._open.add(writer)
+        try:
+            while (request := await _read(reader)) is not None:
+                if not await self._answer(request, writer):
+                    return
+        except (ConnectionError, asyncio.IncompleteReadError, ValueError):
+            pass
+        finally:
+            self._open.discard(writer)
+            writer.transport.abort()
+
+    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> bool:
+        """False when the connection is over."""
+        with self.lock:
+            fault = self._take_fault(request.path)
+        kind = fault.kind if fault is not None else None
+        answer: Answer | None = None
+        if fault is None or kind in ("fail_after", "reset_after", "slow", "cut"):
+            with self.lock:
+                answer = self.handle(request)
+        if fault is not None:
+            if kind in ("refuse", "fail_after"):
+                answer = fault.answer
+            elif kind == "garbage":
+                answer = Answer(200, b"<html><body>maintenance</body></html>", {"Content-Type": "text/html"})
+        if kind == "hang":
+            self._note(Call(request, 0, kind))
+            # For ever: until the client or the server closes.
+            await asyncio.Event().wait()
+        if answer is None or kind in ("reset", "reset_after"):
+            self._note(Call(request, 0, kind))
+            return False
+        if fault is not None and kind == "slow":
+            await asyncio.sleep(fault.seconds)
+        data = _render(answer)
+        if kind == "cut":
+            writer.write(data[: len(data) - max(len(answer.body) // 2, 1)])
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+            writer.close()
+            self._note(Call(request, 0, kind))
+            return False
+        self._note(Call(request, answer.status, kind))
+        writer.write(data)
+        await writer.drain()
+        return True
+
+    def _take_fault(self, path: str) -> Fault | None:
+        for switched in self._faults:
+            if switched.left and switched.path.search(path):
+                switched.left -= 1
+                return switched.fault
+        return None
+
+    def _note(self, call: Call) -> None:
+        with self._changed:
+            # The authorisation is no test's business, and a body of 50,000 rows would be kept for ever.
+            kept = {name: text for name, text in call.request.headers.items() if name != "authorization"}
+            self.calls.append(replace(call, request=replace(call.request, headers=kept)))
+            self._changed.notify_all()
+
+
+async def _read(reader: asyncio.StreamReader) -> Request | None:
+    """The next request, or None where the client hung up between two."""
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    except asyncio.IncompleteReadError:
+        return None
+    method, target, _ = head[0].split(" ")
+    headers = {}
+    for line in head[1:]:
+        name, colon, value = line.partition(":")
+        if colon:
+            headers[name.lower()] = value.strip()
+    length = int(headers.get("content-length", "0"))
+    if length > LARGEST:
+        raise ValueError("too large")
+    body = await reader.readexactly(length)
+    parts = urlsplit(target)
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    return Request(method, unquote(parts.path), query, headers, body, time.monotonic())
+
+
+def _render(answer: Answer) -> bytes:
+    try:
+        reason = HTTPStatus(answer.status).phrase
+    except ValueError:
+        reason = "Unknown"
+    lines = [f"HTTP/1.1 {answer.status} {reason}"]
+    lines += [f"{name}: {value}" for name, value in answer.headers.items()]
+    if answer.status == HTTPStatus.NO_CONTENT:
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+    lines.append(f"Content-Length: {len(answer.body)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + answer.body
