@@ -20,6 +20,7 @@ from cdcflow.demo.deliveries import check
 from cdcflow.engine import control
 from cdcflow.journal import Reader, verify
 from cdcflow.model import parse_lsn
+from cdcflow.source.judgement import Wishes
 from cdcflow.source.setup import setup
 from cdcflow.testing.journals import batches
 from cdcflow.testing.postgres import Server
@@ -67,10 +68,19 @@ class Chaos:
     """
 
     def __init__(
-        self, dsn: str, seed: int, *, clients: int = 2, bulk: int = 500, act: Act | None = None
+        self,
+        dsn: str,
+        seed: int,
+        *,
+        clients: int = 2,
+        bulk: int = 500,
+        act: Act | None = None,
+        pause: float = 0.003,
     ) -> None:
+        """`pause`: seconds between two transactions of a client."""
         self._dsn = dsn
         self._bulk = bulk
+        self._pause = pause
         self._act = act or self._statement
         self._mistake: psycopg.Error | None = None
         self._stop = threading.Event()
@@ -93,7 +103,7 @@ class Chaos:
         while not self._stop.is_set():
             try:
                 with psycopg.connect(self._dsn, connect_timeout=5) as connection:
-                    while not self._stop.wait(0.003):
+                    while not self._stop.wait(self._pause):
                         self._transact(connection, draw, number)
             except psycopg.OperationalError:
                 self._stop.wait(0.1)
@@ -175,6 +185,7 @@ class Project:
         messages: Sequence[str] = (),
         warehouse: str = "",
         hooked: Sequence[str] = ("accounts", "moves"),
+        failover: bool = False,
     ) -> None:
         """`warehouse`: further settings of that sink. `messages` go to the files, which take all there is;
         of what goes to the webhook, `hooked` are the tables."""
@@ -183,6 +194,7 @@ class Project:
         self.dsn = dsn or server.dsn("postgres")
         self.tables = tables
         self.hooked = hooked
+        self.failover = failover
         self.state = directory / "state"
         self.journal = self.state / "journal"
         self.warehouse = directory / "warehouse.duckdb"
@@ -195,7 +207,7 @@ class Project:
         hook_flow = f"  - {{name: hook, from: [{taken}], to: hook}}\n" if hook else ""
         (directory / "cdcflow.yaml").write_text(
             f"source: {{dsn: '{self.dsn}', tables: [{', '.join(tables)}]"
-            f"{f', messages: [{wanted}]' if wanted else ''}}}\n"
+            f"{f', messages: [{wanted}]' if wanted else ''}{', failover: true' if failover else ''}}}\n"
             "journal: {segment_size: 4MB}\n"
             "sinks:\n"
             f"  warehouse: {{type: duckdb, path: warehouse.duckdb{warehouse and f', {warehouse}'}}}\n"
@@ -208,7 +220,7 @@ class Project:
         )
 
     def setup(self) -> None:
-        setup(self.dsn, self.tables, "cdcflow", "cdcflow")
+        setup(self.dsn, self.tables, "cdcflow", "cdcflow", Wishes(failover=self.failover))
 
     def start(self) -> None:
         program = "from cdcflow.cli.main import main; main()"

@@ -10,7 +10,7 @@ from cdcflow.testing.waiting import eventually
 from faults.project import Project, kill
 
 #: Seconds between two kills: short against a restart's back-off, long enough that load builds up.
-BETWEEN = (0.3, 3.0)
+BETWEEN = (0.3, 5.0)
 #: How often a kill comes whatever the engine is at, and not while it streams.
 ANY_TIME = 0.25
 #: Seconds to wait for a victim.

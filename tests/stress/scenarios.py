@@ -12,6 +12,7 @@ from cdcflow.testing.postgres import Server
 from cdcflow.testing.receiver import Receiver
 from faults.project import Act, Chaos, Project
 from stress import rows, shapes
+from stress.failover import Pair
 from stress.judge import judge
 from stress.kills import kills
 from stress.shapes import Migrator
@@ -21,6 +22,10 @@ Make = Callable[..., Server]
 
 #: Seconds for the last deliveries: a long load on a small machine leaves a backlog.
 DRAIN = 600.0
+#: Seconds between two transactions of a client: with less, a small machine is busy with the load alone.
+PAUSE = 0.02
+#: Seconds: a new standby is copied in the meantime.
+BETWEEN_FAILOVERS = 30.0
 #: By schema, so that a table that is made anew is published; partitions as their root.
 PUBLICATION = (
     "CREATE PUBLICATION cdcflow FOR TABLES IN SCHEMA public, TABLE leafwise.near, leafwise.far"
@@ -79,7 +84,30 @@ def ddl(run: Run) -> None:
             raise
 
 
-SCENARIOS: dict[str, Callable[[Run], None]] = {"dml": dml, "ddl": ddl}
+def failover(run: Run) -> None:
+    """Only what the new primary has counts: it is what the judge asks."""
+    server = run.make()
+    server.execute(rows.SCHEMA)
+    pair = Pair(server, run.directory)
+    times = max(1, round(run.seconds / BETWEEN_FAILOVERS))
+    chance = run.chance("kills")
+    try:
+        with engine(run, server, dsn=pair.dsn, failover=True) as project:
+            with load(run, project, rows.act):
+                done: Counter[str] = Counter()
+                for _ in range(times):
+                    done += kills(project, chance, run.seconds / (times + 1))
+                    pair.fail_over()
+                    project.server = pair.primary
+                    done["primary"] += 1
+                tell(done + kills(project, chance, run.seconds / (times + 1)))
+            drain(project)
+        judge(project, run.record, run.chance("judge"))
+    finally:
+        pair.close()
+
+
+SCENARIOS: dict[str, Callable[[Run], None]] = {"dml": dml, "ddl": ddl, "failover": failover}
 
 
 @contextmanager
@@ -109,7 +137,7 @@ def engine(run: Run, server: Server, **options: Any) -> Iterator[Project]:
 @contextmanager
 def load(run: Run, project: Project, act: Act) -> Iterator[None]:
     """Clients at work during the block."""
-    chaos = Chaos(project.dsn, run.seed, clients=run.clients, act=act)
+    chaos = Chaos(project.dsn, run.seed, clients=run.clients, act=act, pause=PAUSE)
     try:
         yield
     finally:
