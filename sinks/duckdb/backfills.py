@@ -60,8 +60,10 @@ class Backfills:
     def end(self, marks: Iterable[Mark], targets: Iterable[Target]) -> None:
         """Takes in the marks of a batch behind its rows."""
         known = {target.relation.oid: target for target in targets}
+        under_way = {(oid, one.name) for oid, some in self.open().items() for one in some}
         for mark in marks:
-            if mark.phase == "begin":
+            # One whose beginning was skipped has not seen every row that is to stay.
+            if mark.phase == "begin" or (mark.oid, mark.backfill) not in under_way:
                 continue
             target = known.get(mark.oid)
             if mark.phase == "end" and mark.replace and target is not None and target.relation.key:
@@ -69,6 +71,14 @@ class Backfills:
                 self.prepare(seen, target)
                 self._connection.execute(statements.delete_others(target.table, seen, target.key))
             self._forget(mark)
+
+    def forget_all(self) -> None:
+        """Nothing is under way any more: the flow goes on elsewhere in the journal."""
+        for some in self.open().values():
+            for one in some:
+                if one.seen is not None:
+                    self._connection.execute(f"DROP TABLE IF EXISTS {one.seen}")
+        self._connection.execute(statements.DELETE_BACKFILLS.format(table=self._table), [self._flow])
 
     def _seen(self, mark: Mark) -> str:
         name = f"seen {self._flow} {mark.backfill} {mark.oid}"

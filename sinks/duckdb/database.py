@@ -161,6 +161,11 @@ class Checkpoints:
         row: tuple[Any, ...] | None = self._connection.execute(query, [self._flow]).fetchone()
         return row
 
+    def flows(self) -> list[str]:
+        """Every flow that writes to this file."""
+        rows = self._connection.execute(statements.FLOWS.format(table=self._table)).fetchall()
+        return [flow for (flow,) in rows]
+
     def store(self, offset: int, position: str) -> None:
         """Part of the transaction that stores the changes before `offset`."""
         query = statements.UPDATE_CHECKPOINT.format(table=self._table)

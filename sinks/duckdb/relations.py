@@ -30,6 +30,22 @@ class Relations:
     def create(self) -> None:
         """Makes the table if it is missing."""
         self._connection.execute(statements.RELATIONS_TABLE.format(table=self._table))
+        place = [self._database, statements.CHECKPOINT_SCHEMA, "relations"]
+        if "flow" not in dict(self._connection.execute(statements.COLUMNS, place).fetchall()):
+            self._run(statements.OWN_RELATIONS)
+
+    def claim(self, oid: int, flow: str) -> None:
+        """A table belongs to the flow that brings its rows; what somebody has, stays theirs."""
+        if self._run(statements.OWNER, oid) == [(None,)]:
+            self._run(statements.CLAIM_RELATION, flow, oid)
+
+    def owned(self) -> list[tuple[int, Place, str | None]]:
+        """OID, place and flow of every table that is known."""
+        rows = self._run(statements.OWNED_RELATIONS)
+        return [(int(oid), Place(self._database, schema, name), flow) for oid, schema, name, flow in rows]
+
+    def forget(self, oid: int) -> None:
+        self._run(statements.DELETE_RELATION, oid)
 
     def of(self, oid: int) -> Kept | None:
         rows = self._run(statements.READ_RELATION, oid)
@@ -59,8 +75,11 @@ class Relations:
             "before": None if before is None else before.to_state(),
             "base": None if base is None else base.to_state(),
         }
+        owner = self._run(statements.OWNER, relation.oid)
         self._run(statements.DELETE_RELATION, relation.oid)
         self._run(statements.INSERT_RELATION, relation.oid, place.schema, place.name, json.dumps(state))
+        if owner:
+            self._run(statements.CLAIM_RELATION, owner[0][0], relation.oid)
 
     def _run(self, statement: str, *parameters: Any) -> list[Any]:
         found: list[Any] = self._connection.execute(

@@ -20,6 +20,7 @@ from cdcflow_sinks.duckdb.backfills import Backfills
 from cdcflow_sinks.duckdb.failures import FATAL, translated
 from cdcflow_sinks.duckdb.judging import judge
 from cdcflow_sinks.duckdb.messages import append
+from cdcflow_sinks.duckdb.moving import move
 from cdcflow_sinks.duckdb.probe import probe
 from cdcflow_sinks.duckdb.query import run_query
 from cdcflow_sinks.duckdb.relations import Relations
@@ -30,7 +31,7 @@ Result = TypeVar("Result")
 
 
 class DuckDBSink:
-    """Implements Sink, PositionedSink, SchemaSink, QuerySink, Probe, Judges and Claims.
+    """Implements Sink, PositionedSink, RewindableSink, SchemaSink, QuerySink, Probe, Judges and Claims.
 
     DuckDB blocks while it works, so every call of it runs in a thread of the sink's own; queries run in
     others, beside it.
@@ -65,6 +66,9 @@ class DuckDBSink:
 
     async def position(self) -> Position | None:
         return await self._run(lambda: self._stored().position())
+
+    async def move(self, offset: int, position: Position, *, whole: bool) -> None:
+        await self._run(lambda: self._move(offset, position, whole=whole))
 
     async def prepare(self, relations: Sequence[Relation]) -> None:
         await self._run(lambda: self._prepare(relations))
@@ -126,6 +130,13 @@ class DuckDBSink:
             raise Permanent("the sink is not open")
         return self._checkpoints
 
+    def _move(self, offset: int, position: Position, *, whole: bool) -> None:
+        self._end = None
+        self._targets.clear()
+        with self._file.writing, self._transaction():
+            move(self._connection, self._database, self._flow, self._stored(), offset, position, whole=whole)
+        self._settle()
+
     def _backfills(self) -> Backfills:
         return Backfills(self._connection, self._database, self._flow)
 
@@ -173,6 +184,7 @@ class DuckDBSink:
         target, changed = bind(
             self._connection, self._database, relation, self._settings, lsn=lsn, emptied=emptied
         )
+        Relations(self._connection, self._database).claim(relation.oid, self._flow)
         # Whatever table this one was before, or this name had before.
         self._targets = {name: t for name, t in self._targets.items() if t.relation.oid != relation.oid}
         self._targets[target.table] = target

@@ -24,6 +24,8 @@ READ_CHECKPOINT = 'SELECT "offset", position FROM {table} WHERE flow = ?'
 #: No rows updated means that the flow is new: then `INSERT_CHECKPOINT`.
 UPDATE_CHECKPOINT = 'UPDATE {table} SET "offset" = ?, position = ?, time = now() WHERE flow = ?'
 
+FLOWS = "SELECT flow FROM {table}"
+
 INSERT_CHECKPOINT = "INSERT INTO {table} VALUES (?, ?, ?, now())"
 
 RELATIONS_TABLE = """
@@ -31,9 +33,19 @@ RELATIONS_TABLE = """
         oid UINTEGER NOT NULL,     -- of the table at the source
         "schema" VARCHAR NOT NULL, -- where the table is here
         name VARCHAR NOT NULL,
-        generation VARCHAR NOT NULL -- the shape that its rows have, as JSON
+        generation VARCHAR NOT NULL, -- the shape that its rows have, as JSON
+        flow VARCHAR               -- which brought it; NULL: not known
     )
 """
+
+#: For a file from before that column.
+OWN_RELATIONS = "ALTER TABLE {table} ADD COLUMN IF NOT EXISTS flow VARCHAR"
+
+OWNER = "SELECT flow FROM {table} WHERE oid = ?"
+
+CLAIM_RELATION = "UPDATE {table} SET flow = ? WHERE oid = ?"
+
+OWNED_RELATIONS = 'SELECT oid, "schema", name, flow FROM {table}'
 
 READ_RELATION = 'SELECT "schema", name, generation FROM {table} WHERE oid = ?'
 
@@ -41,7 +53,7 @@ RELATION_AT = 'SELECT oid FROM {table} WHERE "schema" = ? AND name = ? AND oid <
 
 DELETE_RELATION = "DELETE FROM {table} WHERE oid = ?"
 
-INSERT_RELATION = "INSERT INTO {table} VALUES (?, ?, ?, ?)"
+INSERT_RELATION = 'INSERT INTO {table} (oid, "schema", name, generation) VALUES (?, ?, ?, ?)'
 
 MOVE_RELATION = 'UPDATE {table} SET "schema" = ?, name = ? WHERE oid = ?'
 
@@ -59,6 +71,8 @@ MESSAGES_TABLE = """
     )
 """
 
+DELETE_MESSAGES = "DELETE FROM {table} WHERE flow = ?"
+
 BACKFILLS_TABLE = """
     CREATE TABLE IF NOT EXISTS {table} (
         flow VARCHAR NOT NULL,
@@ -71,6 +85,8 @@ BACKFILLS_TABLE = """
 OPEN_BACKFILLS = "SELECT oid, backfill, seen FROM {table} WHERE flow = ?"
 
 INSERT_BACKFILL = "INSERT INTO {table} VALUES (?, ?, ?, ?)"
+
+DELETE_BACKFILLS = "DELETE FROM {table} WHERE flow = ?"
 
 DELETE_BACKFILL = "DELETE FROM {table} WHERE flow = ? AND oid = ? AND backfill = ?"
 

@@ -21,7 +21,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import orjson
@@ -130,6 +130,42 @@ class FlowFiles:
             self._roll_back()
             raise failure(error, self._directory) from error
 
+    def move(self, offset: int, position: str) -> None:
+        """Makes `offset` the checkpoint: lines from there on are cut off. Before any `append`. `position` is
+        that of the change before it.
+
+        The newest go first and the record goes last, so that a crash leaves the files of some checkpoint in
+        between.
+        """
+        try:
+            if self._growing is not None:
+                os.close(self._growing.fd)
+                self._growing = None
+            for path in sorted(self._own_files(), reverse=True):
+                size, last, _ = _whole_lines(path, 0, below=offset)
+                if size < path.stat().st_size:
+                    # What the record says of this file must not be more than will be left of it.
+                    self._put_record(_Record(offset, path.name if size else "", size, position))
+                    os.truncate(path, size)
+                if size == 0:
+                    path.unlink()
+                    _sync_directory(self._directory)
+                    continue
+                fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+                os.fsync(fd)
+                window = int(path.stat().st_mtime // self._rotate.age)
+                self._growing = _Growing(path, fd, size, size, window)
+                break
+            else:
+                last = -1
+            self._next = self._durable_next = last + 1
+            kept = self._growing
+            name, length = (kept.path.name, kept.size) if kept is not None else ("", 0)
+            self._put_record(_Record(offset, name, length, position))
+            self.checkpoint, self.position = offset, position
+        except OSError as error:
+            raise failure(error, self._directory) from error
+
     def close(self) -> None:
         """Closes what is open and gives the lock back; lines that were not committed are cut off."""
         if self._growing is not None and self._growing.size > self._growing.durable:
@@ -182,9 +218,12 @@ class FlowFiles:
     def _write_record(self, end: int, position: str) -> None:
         growing = self._growing
         name, size = (growing.path.name, growing.durable) if growing is not None else ("", 0)
-        record = orjson.dumps({"end": end, "file": name, "bytes": size, "position": position})
-        os.pwrite(self._record_fd, record.ljust(RECORD - 1) + b"\n", 0)
-        if end != self._durable_next:
+        self._put_record(_Record(end, name, size, position), sync=end != self._durable_next)
+
+    def _put_record(self, record: _Record, *, sync: bool = True) -> None:
+        text = orjson.dumps(asdict(record))
+        os.pwrite(self._record_fd, text.ljust(RECORD - 1) + b"\n", 0)
+        if sync:
             os.fdatasync(self._record_fd)
 
     def _roll_back(self) -> None:
@@ -253,15 +292,15 @@ class FlowFiles:
             return None
 
 
-def _whole_lines(path: Path, start: int) -> tuple[int, int, str]:
-    """From byte `start` on: where the whole lines end, and offset and position of the last one (-1 and
-    nothing: there is none)."""
+def _whole_lines(path: Path, start: int, below: int | None = None) -> tuple[int, int, str]:
+    """From byte `start` on: where the whole lines end, or those of offsets below `below`, and offset and
+    position of the last one (-1 and nothing: there is none)."""
     last, position = -1, ""
     with path.open("rb") as file:
         file.seek(start)
         for line in file:
             found = _place(line)
-            if found is None or found[0] <= last:
+            if found is None or found[0] <= last or (below is not None and found[0] >= below):
                 break
             start += len(line)
             last, position = found

@@ -19,7 +19,8 @@ Given = TypeVarTuple("Given")
 
 
 class JsonlSink:
-    """A `PositionedSink` over `FlowFiles`. A line is the event (see `cdcflow.sink.event`) with the
+    """A `PositionedSink` and `RewindableSink` over `FlowFiles`. A line is the event (see
+    `cdcflow.sink.event`) with the
     journal's `offset` before its other fields.
 
     Encoding and writing happen in a thread of the sink's own, so that the worker's loop stays free. A
@@ -41,6 +42,10 @@ class JsonlSink:
 
     async def position(self) -> Position | None:
         return Position.parse(self._files.position) if self._files.position else None
+
+    async def move(self, offset: int, position: Position, *, whole: bool) -> None:
+        """Lines of changes that will come again are cut off: each is there once, whatever comes."""
+        await self._call(self._files.move, offset, str(position))
 
     async def write(self, batch: Batch) -> None:
         await self._call(self._write, batch)

@@ -25,6 +25,21 @@ def invocation(context: typer.Context) -> Invocation:
     return found
 
 
+def load_valid(context: typer.Context) -> "Config":
+    """As `load_config`, but without the flows whose files are wrong, which are told on stderr: what is asked
+    of the others, or of the engine, needs no file to be right but the main one."""
+    from cdcflow.cli import output
+    from cdcflow.config import load_parts
+
+    parts = load_parts(invocation(context).config)
+    if parts.config is None:
+        raise parts.problems.error()
+    if parts.problems:
+        error = parts.problems.error()
+        output.warn(f"{error}" + (f" ({error.hint})" if error.hint else ""))
+    return parts.config
+
+
 def load_config(context: typer.Context) -> "Config":
     """Reads the configuration that the invocation names; raises ConfigurationError."""
     from cdcflow.config import load

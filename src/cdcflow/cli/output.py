@@ -4,6 +4,7 @@ stderr is everything that is said along the way."""
 import csv
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import typer
@@ -129,6 +130,11 @@ def size(count: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1_000
     return f"{amount:.1f} TB"
+
+
+def moment(seconds: float) -> str:
+    """A time since 1970 for a person, with its zone."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def duration(seconds: float) -> str:

@@ -2,13 +2,12 @@
 
 import typer
 
-from cdcflow.cli.invocation import invocation, load_config
+from cdcflow.cli.invocation import invocation
 
 
 def run(context: typer.Context) -> None:
     """Run the engine: capture, and every flow. Ctrl-C stops it in order, a second Ctrl-C at once."""
-    config = load_config(context)
+    from cdcflow.engine import accepted, supervisor
 
-    from cdcflow.engine import supervisor
-
+    config = accepted.start(invocation(context).config).config
     raise typer.Exit(supervisor.run(config, verbose=invocation(context).verbose))

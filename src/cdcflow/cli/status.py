@@ -9,7 +9,7 @@ import typer
 
 from cdcflow import __version__
 from cdcflow.cli import output
-from cdcflow.cli.invocation import load_config
+from cdcflow.cli.invocation import load_valid
 
 if TYPE_CHECKING:
     from cdcflow.config import Config
@@ -34,7 +34,7 @@ def status(
     ] = False,
 ) -> None:
     """Show what the engine does: capture, journal and every flow. Ends with 3 if none runs."""
-    config = load_config(context)
+    config = load_valid(context)
     if watch:
         _watch(config, as_json=as_json)
         return

@@ -1,6 +1,6 @@
 """The configuration: models, reading, and messages that name file, line, key and the nearest right name."""
 
-from cdcflow.config.load import load
+from cdcflow.config.load import Parts, Texts, absolute, flow_files, flow_folder, load, load_parts
 from cdcflow.config.models import (
     Config,
     EngineSettings,
@@ -19,9 +19,15 @@ __all__ = [
     "Flow",
     "JournalSettings",
     "Keep",
+    "Parts",
     "SinkEntry",
     "SourceSettings",
     "StepEntry",
+    "Texts",
+    "absolute",
+    "flow_files",
+    "flow_folder",
     "load",
+    "load_parts",
     "make_chain",
 ]

@@ -1,5 +1,6 @@
 """Reads a YAML file into plain values, every `${VARIABLE}` resolved, and knows the line of each of them."""
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -37,14 +38,31 @@ class Document:
         data: Any,
         written: Mapping[Way, Any],
         lines: Mapping[Way, int],
+        text: str,
         blocks: frozenset[Way] = frozenset(),
     ) -> None:
         self.file = file
         self.base = base
         self.data = data
         self.written = written
+        self.text = text
         self._lines = lines
         self._blocks = blocks
+
+    def text_of(self, way: Way) -> str:
+        """The text of the value at `way` as the file has it, references unresolved: the whole file's for
+        the whole, JSON for a part."""
+        if not way:
+            return self.text
+        return json.dumps(self._as_written(way), indent=2, ensure_ascii=False, default=str)
+
+    def _as_written(self, way: Way) -> Any:
+        value = self.written[way]
+        if isinstance(value, CommentedMap):
+            return {str(key): self._as_written((*way, str(key))) for key in value}
+        if isinstance(value, CommentedSeq):
+            return [self._as_written((*way, index)) for index in range(len(value))]
+        return value
 
     def place(self, way: Way) -> Place:
         """The line of a value's key, or of the nearest thing around it that has one."""
@@ -59,14 +77,19 @@ class Document:
 
 
 def read(
-    file: Path, problems: Problems, *, base: Path, environment: Mapping[str, str] = os.environ
+    file: Path,
+    problems: Problems,
+    *,
+    base: Path,
+    environment: Mapping[str, str] = os.environ,
+    texts: Mapping[Path, bytes] | None = None,
 ) -> Document | None:
-    """Reads a file, whose relative paths count from `base`.
+    """Reads a file, whose relative paths count from `base`, or what `texts` has of it.
 
     What is wrong goes to `problems`; None comes back where nothing could be read.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = (file.read_bytes() if texts is None else texts[file]).decode("utf-8")
     except UnicodeDecodeError as error:
         problems.add(Place(file, 1), "", f"is not UTF-8 (byte {error.start})")
         return None
@@ -86,7 +109,7 @@ def read(
         return None
     walk = _Walk(file, problems, environment)
     data = walk.value(loaded, ())
-    return Document(file, base, data, walk.written, walk.lines, frozenset(walk.blocks))
+    return Document(file, base, data, walk.written, walk.lines, text, frozenset(walk.blocks))
 
 
 def dotted(way: Way) -> str:

@@ -1,8 +1,9 @@
 """Reads `cdcflow.yaml` and its flow files. Either everything in them holds, or one error tells all that
-does not."""
+does not; who runs already reads them in parts, and goes on with those that hold."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cdcflow.config.models import (
     SinkEntry,
     SourceSettings,
 )
-from cdcflow.config.problems import Problems, nearest, shown
+from cdcflow.config.problems import Place, Problems, nearest, shown
 from cdcflow.config.transforms import mask_key, read_steps
 from cdcflow.config.validation import validate
 from cdcflow.errors import ConfigurationError
@@ -35,24 +36,56 @@ SECTIONS = ("source", "journal", "engine", "sinks", "mask", "flows")
 FLOWS = "flows"
 
 
-def load(path: Path) -> Config:
-    """The configuration in the file `path`.
+#: The first is read. The second is told about, since it would be passed over without a word.
+SUFFIXES = (".yaml", ".yml")
+
+#: What files say at one moment.
+Texts = Mapping[Path, bytes]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A configuration as far as it holds: `config` lacks the flows whose files have problems, and is None
+    where the main file has one."""
+
+    config: Config | None
+    problems: Problems
+
+
+def load(path: Path, texts: Texts | None = None) -> Config:
+    """The configuration in the file `path`, or in what `texts` has of it and its flow files.
 
     Raises ConfigurationError naming file, line and key of everything that is wrong.
     """
+    parts = load_parts(path, texts)
+    if parts.problems or parts.config is None:
+        raise parts.problems.error()
+    return parts.config
+
+
+def absolute(path: Path) -> Path:
+    """The configuration file's path. Raises ConfigurationError where there is no such file."""
     path = path.expanduser().absolute()
     if not path.is_file():
         raise ConfigurationError(
             f"there is no configuration file {shown(path)}",
             hint="write one with `cdcflow init DSN`, or name it with --config",
         )
+    return path
+
+
+def load_parts(path: Path, texts: Texts | None = None) -> Parts:
+    """As `load`, but what is wrong with one flow's file leaves the others alone. Raises ConfigurationError
+    where there is no file at all."""
+    if texts is None:
+        path = absolute(path)
     problems = Problems()
-    document = read(path, problems, base=path.parent)
+    document = read(path, problems, base=path.parent, texts=texts)
     if document is None:
-        raise problems.error()
+        return Parts(None, problems)
     if not isinstance(document.data, dict):
         problems.add(document.place(()), "", "must be a mapping with the key `source`")
-        raise problems.error()
+        return Parts(None, problems)
     for key in document.data:
         if key not in SECTIONS:
             problems.add(document.place((key,)), key, "unknown key", nearest(key, SECTIONS))
@@ -63,10 +96,35 @@ def load(path: Path) -> Config:
     journal = _journal(document, problems, state)
     sinks, named = _sinks(document, problems)
     mask = mask_key(document, _section(document, "mask", problems), problems)
-    flows = _Flows(problems, sinks, named, source, mask).read(document)
-    if problems or source is None or engine is None or journal is None:
-        raise problems.error()
-    return Config(path, path.parent, source, journal, engine, sinks, flows, mask)
+    flows = _Flows(problems, sinks, named, source, mask, texts).read(document)
+    wrong = problems.files()
+    if path in wrong or source is None or engine is None or journal is None:
+        return Parts(None, problems)
+    sound = {name: flow for name, flow in flows.items() if flow.file not in wrong}
+    return Parts(Config(path, path.parent, source, journal, engine, sinks, sound, mask), problems)
+
+
+def flow_folder(path: Path, texts: Texts | None = None) -> Path | None:
+    """The folder of flow files that the main file `path`, or what `texts` has of it, names; None where the
+    flows are an inline list, or it says nothing that can be read."""
+    document = read(path, Problems(), base=path.parent, texts=texts)
+    if document is None or not isinstance(document.data, dict):
+        return None
+    given = document.data.get("flows", FLOWS)
+    return document.base / Path(given).expanduser() if isinstance(given, str) else None
+
+
+def flow_files(folder: Path) -> list[Path]:
+    """The flow files of a folder, in the order of their names; none where there is no such folder."""
+    try:
+        return [file for file in _visible(folder) if file.suffix in SUFFIXES]
+    except OSError:
+        return []
+
+
+def _visible(directory: Path) -> list[Path]:
+    """An editor's swap and backup files are no flows. Raises OSError."""
+    return sorted(file for file in directory.iterdir() if not file.name.startswith("."))
 
 
 def _section(document: Document, key: str, problems: Problems) -> dict[str, Any] | None:
@@ -151,7 +209,9 @@ class _Flows:
         named: list[str],
         source: SourceSettings | None,
         mask: SecretStr | None,
+        texts: Texts | None = None,
     ) -> None:
+        self._texts = texts
         self._problems = problems
         self._mask = mask
         self._sinks = sinks
@@ -162,6 +222,7 @@ class _Flows:
 
     def read(self, document: Document) -> dict[str, Flow]:
         given = document.data.get("flows")
+        folder = document.base / FLOWS
         if isinstance(given, list):
             for index, flow in enumerate(given):
                 self._inline(document, index, flow)
@@ -171,8 +232,8 @@ class _Flows:
             self._problems.add(
                 document.place(("flows",)), "flows", "must be a directory of flow files, or a list of flows"
             )
-        elif (document.base / FLOWS).is_dir():
-            self._directory(document, document.base / FLOWS)
+        elif self._texts is not None or folder.is_dir():
+            self._directory(document, folder)
         return self._flows
 
     def _inline(self, document: Document, index: int, given: object) -> None:
@@ -185,25 +246,29 @@ class _Flows:
 
     def _directory(self, document: Document, directory: Path) -> None:
         place = document.place(("flows",))
+        if self._texts is not None:
+            self._files([file for file in sorted(self._texts) if file.parent == directory], document.base)
+            return
         if not directory.is_dir():
             hint = "make it, or write a list of flows"
             self._problems.add(place, "flows", f"there is no directory {shown(directory)}", hint)
             return
         try:
-            files = sorted(file for file in directory.iterdir() if not file.name.startswith("."))
+            files = _visible(directory)
         except OSError as error:
             self._problems.add(place, "flows", f"{shown(directory)} cannot be read: {error.strerror}")
             return
+        self._files(files, document.base)
+
+    def _files(self, files: Iterable[Path], base: Path) -> None:
         for file in files:
             if file.suffix == ".yaml":
-                self._file(file, document.base)
+                self._file(file, base)
             elif file.suffix == ".yml":
-                self._problems.add(
-                    place, "flows", f"{shown(file)} is not read", "flow files end in .yaml: rename it"
-                )
+                self._problems.add(Place(file, 1), "", "is not read", "flow files end in .yaml: rename it")
 
     def _file(self, file: Path, base: Path) -> None:
-        document = read(file, self._problems, base=base)
+        document = read(file, self._problems, base=base, texts=self._texts)
         if document is None:
             return
         data = document.data
@@ -256,6 +321,7 @@ class _Flows:
                 settings.on_reject or ("supersede" if sink.plugin.writes == "states" else "park"),
                 settings.dead_letters,
                 steps,
+                document.text_of(way),
             )
 
     def _check_sink(self, document: Document, way: Way, name: object) -> None:

@@ -234,12 +234,19 @@ class Flow:
     #: Where in the journal a flow without a checkpoint begins.
     start: Literal["earliest", "latest"]
     file: Path
-    line: int
+    line: int = field(compare=False)
     #: Prefix patterns of logical messages.
     messages: tuple[str, ...] = ()
     on_reject: Literal["park", "supersede", "stop"] = "park"
     dead_letters: LetterLimits = field(default_factory=LetterLimits)
     transforms: tuple[StepEntry, ...] = ()
+    #: What its file says of it, word for word.
+    text: str = ""
+
+    @property
+    def revision(self) -> str:
+        """Names what is written of the flow: the same text is the same revision, on any machine."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:12]
 
     @property
     def sources(self) -> tuple[str, ...]:

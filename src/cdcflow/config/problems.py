@@ -53,9 +53,16 @@ class Problems:
             return
         self._found.append(Problem(place, key, message, hint))
 
-    def error(self) -> ConfigurationError:
-        """One exception for all that was found."""
-        found = sorted(self._found, key=lambda p: (str(p.place.file), p.place.line))
+    def files(self) -> set[Path]:
+        """The files that have any."""
+        return {problem.place.file for problem in self._found}
+
+    def error(self, file: Path | None = None) -> ConfigurationError:
+        """One exception for all that was found, or all in one file."""
+        found = sorted(
+            (p for p in self._found if file in (None, p.place.file)),
+            key=lambda p: (str(p.place.file), p.place.line),
+        )
         if len(found) == 1:
             return ConfigurationError(found[0].sentence, hint=found[0].hint)
         lines = [p.sentence + (f" ({p.hint})" if p.hint else "") for p in found]

@@ -3,6 +3,7 @@
 from cdcflow.delivery.breaker import Breakers
 from cdcflow.delivery.checkpoints import Checkpoint, CheckpointStore
 from cdcflow.delivery.letters import Letter, LetterStore, Selection
+from cdcflow.delivery.moves import Move, Pause, Wishes
 from cdcflow.delivery.progress import FlowReport, State
 from cdcflow.delivery.redelivery import Outcome
 from cdcflow.delivery.refusals import Limits
@@ -18,8 +19,11 @@ __all__ = [
     "Letter",
     "LetterStore",
     "Limits",
+    "Move",
     "Outcome",
+    "Pause",
     "Selection",
     "State",
+    "Wishes",
     "describe",
 ]

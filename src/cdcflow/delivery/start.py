@@ -5,10 +5,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from cdcflow.delivery.checkpoints import CheckpointStore
-from cdcflow.delivery.feed import position_at
+from cdcflow.delivery.moving import position_before
 from cdcflow.errors import JournalDamaged, JournalError
 from cdcflow.journal import Reader
-from cdcflow.model import ORIGIN, Position
+from cdcflow.model import ORIGIN
 from cdcflow.sink import PositionedSink, TransactionalSink
 
 _ANOTHER_JOURNAL = (
@@ -78,7 +78,7 @@ async def find_start(
     for at, position in known:
         if position == ORIGIN or at <= first:
             continue
-        found = await asyncio.to_thread(_position_before, reader, at)
+        found = await asyncio.to_thread(position_before, reader, at)
         if found != position:
             raise JournalError(
                 f"flow {flow!r} was delivered up to position {position}, but the journal holds "
@@ -98,13 +98,3 @@ def _earliest(flow: str, reader: Reader) -> int:
             hint=f"the flow needs a backfill: {_BACKFILL}",
         )
     return first
-
-
-def _position_before(reader: Reader, offset: int) -> Position | None:
-    try:
-        frames = reader.read(offset - 1, max_changes=1, max_bytes=1)
-    except JournalDamaged:
-        raise
-    except JournalError:  # beyond its end
-        return None
-    return position_at(frames[0], 0) if frames else None

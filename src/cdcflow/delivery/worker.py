@@ -23,6 +23,7 @@ from cdcflow.delivery.credentials import Look, look, replaced
 from cdcflow.delivery.feed import Feed
 from cdcflow.delivery.handover import Handover, OnReject, Terms
 from cdcflow.delivery.letters import LetterStore
+from cdcflow.delivery.moving import carry_out
 from cdcflow.delivery.progress import FlowReport, state_of
 from cdcflow.delivery.redelivery import Outcome, Redelivery
 from cdcflow.delivery.refusals import Limits
@@ -72,8 +73,9 @@ class FlowPlan:
     connection: str = ""
     on_reject: OnReject = "stop"
     limits: Limits = field(default_factory=Limits)
-    revision: str = ""
     chain: Chain = field(default_factory=Chain)
+    #: Which version of what is written of the flow this is: `cdcflow flow history` has the text.
+    revision: str = ""
 
 
 class _Stop(Exception):
@@ -262,6 +264,7 @@ class FlowWorker:
             await self._unless_stopped(sink.open())
             self._sink = sink
             self._prepared = set()
+            await carry_out(self.plan.name, reader, self._store, sink)
             offset = await find_start(
                 self.plan.name,
                 reader,

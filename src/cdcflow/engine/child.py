@@ -1,8 +1,11 @@
 """A process of the engine: capture, or the delivery of some flows. Tells the supervisor how it is on
 stdout, and never outlives it.
 
-    python -m cdcflow.engine.child capture --config PATH
-    python -m cdcflow.engine.child deliver --config PATH FLOW …
+    python -m cdcflow.engine.child capture --config PATH [--accepted FILE]
+    python -m cdcflow.engine.child deliver --config PATH [--accepted FILE] [FLOW …]
+
+Without a flow, delivery waits to be assigned some. `--accepted` is the configuration as the supervisor took
+it over: the files themselves may say something else by now, or nothing that makes sense.
 
 The first SIGTERM ends it behind the work in flight, the second at once. The same when the supervisor is
 gone, which is known by the end of stdin: then there is little time, because a new one may be waiting for
@@ -20,9 +23,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from cdcflow.config import load
+from cdcflow.config import Config, load
 from cdcflow.engine import log
-from cdcflow.engine.reports import Delivered, Failed, Live, Order, Report, decode, encode
+from cdcflow.engine.accepted import load_accepted
+from cdcflow.engine.reports import Assigned, Delivered, Failed, Live, Order, Report, decode, encode
 from cdcflow.errors import CdcflowError
 
 #: What an orphan may take to finish its work in flight. A new supervisor waits longer for the locks.
@@ -106,7 +110,7 @@ def watch_supervisor(work: Work) -> None:
         with os.fdopen(os.dup(0), "rb") as orders:
             for line in orders:
                 message = decode(line)
-                if isinstance(message, Delivered | Live):
+                if isinstance(message, Delivered | Live | Assigned):
                     work.obey(message)
         end_after(ORPHAN_SECONDS)
         work.stop()
@@ -135,21 +139,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m cdcflow.engine.child")
     parser.add_argument("kind", choices=["capture", "deliver"])
     parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--accepted", type=Path)
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("flows", nargs="*")
     given = parser.parse_intermixed_args(arguments)
     report = Reporter()
     log.configure(verbose=given.verbose)
 
+    def read() -> Config:
+        return load(given.config) if given.accepted is None else load_accepted(given.config, given.accepted)
+
     def make() -> Work:
-        config = load(given.config)
         if given.kind == "capture":
             from cdcflow.engine.capturing import Capturing
 
-            return Capturing(config, report)
+            return Capturing(read(), report)
         from cdcflow.engine.delivering import Delivering
 
-        return Delivering(config, given.flows, report)
+        return Delivering(read, given.flows, report)
 
     return serve(make, report)
 

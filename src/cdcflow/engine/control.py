@@ -152,6 +152,16 @@ def retry(state: Path, flow: str) -> None:
         raise EnvironmentFault(f"flow {flow!r} does not run", hint="start it with `cdcflow run`")
 
 
+def obey(state: Path, flow: str) -> bool:
+    """Tells a running engine that the state database holds a new wish for a flow; whether one runs."""
+    return _ask(Places(state).engine_socket, {"op": "obey", "flow": flow}, STATUS_SECONDS) is not None
+
+
+def reload(state: Path) -> bool:
+    """Tells a running engine to read its files now; whether one runs."""
+    return _ask(Places(state).engine_socket, {"op": "reload"}, STATUS_SECONDS) is not None
+
+
 def backfill(state: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Asks the engine to start, pause, resume or cancel a backfill; the request as it keeps it. Raises
     EnvironmentFault when none runs."""

@@ -29,6 +29,11 @@ class Places:
         return self.state / "cdcflow.db"
 
     @property
+    def accepted(self) -> Path:
+        """The configuration that runs, word for word."""
+        return self.state / "accepted.json"
+
+    @property
     def backfills(self) -> Path:
         """What was asked for, and how it ended: a file or two per backfill."""
         return self.state / "backfills"

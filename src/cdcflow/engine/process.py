@@ -10,7 +10,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Sequence
 
 from cdcflow.delivery import FlowReport
-from cdcflow.engine.reports import CaptureReport, Failed, Order, Report, decode, encode
+from cdcflow.engine.reports import CaptureReport, Ended, Failed, Order, Report, decode, encode
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,10 @@ class Child:
         self._process: Process | None = None
         self._stop = asyncio.Event()
         self._orders: dict[type[Order], Order] = {}
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
 
     @property
     def pid(self) -> int | None:
@@ -161,7 +165,7 @@ class Child:
                 continue
             if isinstance(message, Failed):
                 self.failed = message
-            if isinstance(message, Failed | FlowReport | CaptureReport):
+            if isinstance(message, Failed | FlowReport | CaptureReport | Ended):
                 self._heard(message)
 
 

@@ -42,8 +42,23 @@ class Live:
     streaming: bool = True
 
 
-Report = CaptureReport | FlowReport | Failed
-Order = Delivered | Live
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """To delivery: these flows and no others. By name, with a token that changes whenever the flow is to
+    begin anew: with another configuration, or elsewhere in the journal."""
+
+    flows: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """From delivery: the flow writes no more here, after its last report."""
+
+    flow: str
+
+
+Report = CaptureReport | FlowReport | Failed | Ended
+Order = Delivered | Live | Assigned
 
 _KINDS: dict[str, type[Any]] = {
     "capture": CaptureReport,
@@ -51,6 +66,8 @@ _KINDS: dict[str, type[Any]] = {
     "failed": Failed,
     "delivered": Delivered,
     "live": Live,
+    "assigned": Assigned,
+    "ended": Ended,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 

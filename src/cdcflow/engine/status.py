@@ -1,13 +1,15 @@
 """The status document: what a running engine says of itself, to `cdcflow status` and to whoever watches.
 What is not known is null, never 0, and a flow is never called up to date while nobody knows."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cdcflow.config import Config, Flow
 from cdcflow.delivery import FlowReport
+from cdcflow.engine.accepted import Refusal
 from cdcflow.engine.process import Child, ending
 from cdcflow.errors import JournalError
 from cdcflow.journal import Reader
@@ -16,6 +18,9 @@ from cdcflow.sink import Finding
 
 #: A process that reports twice a second and has said nothing for this long hangs.
 STALE_SECONDS = 10.0
+
+#: What a paused flow may hold back, in bytes, where the journal has no limit of its own.
+LARGE = 10 * 10**9
 
 #: What only the connected server says.
 UNKNOWN = (
@@ -77,7 +82,8 @@ def judge(report: FlowReport, life: Life, source: Source) -> FlowReport:
     return replace(unknown, state="unknown", reason=f"capture is {source.state}{why}")
 
 
-def flow_document(flow: Flow, config: Config, report: FlowReport, child: Child) -> dict[str, Any]:
+def flow_document(flow: Flow, config: Config, report: FlowReport, child: Child | None) -> dict[str, Any]:
+    """`child` is the flow's process, None where it has none."""
     return {
         "name": flow.name,
         "from": list(flow.sources),
@@ -91,12 +97,73 @@ def flow_document(flow: Flow, config: Config, report: FlowReport, child: Child) 
         "delivered": report.delivered,
         "batches": report.batches,
         "retries": report.retries,
-        "restarts": child.restarts,
+        "restarts": 0 if child is None else child.restarts,
         "last_delivery": report.last_delivery,
         "dead": report.dead,
         "parked": report.parked,
-        "pid": child.pid,
+        "pid": None if child is None else child.pid,
+        "revision": flow.revision,
+        "file": str(flow.file),
     }
+
+
+def refusal_document(refusal: Refusal | None) -> dict[str, Any] | None:
+    """What is wrong with a file that is not run as it is written, and since when."""
+    return None if refusal is None else {"message": refusal.message, "since": refusal.since}
+
+
+def refused_flow(refusal: Refusal) -> dict[str, Any]:
+    """As `flow_document`, for a flow of whose file nothing has ever run."""
+    unknown = (
+        "checkpoint",
+        "lag_changes",
+        "lag_seconds",
+        "last_delivery",
+        "pid",
+        "revision",
+        "paused",
+        "move",
+    )
+    return {
+        "name": refusal.flow,
+        "from": [],
+        "to": None,
+        "sink": None,
+        "state": "needs attention",
+        "reason": refusal.message,
+        **dict.fromkeys(("delivered", "batches", "retries", "restarts"), 0),
+        **dict.fromkeys(unknown),
+        "file": str(refusal.file),
+        "refused": refusal_document(refusal),
+    }
+
+
+def held_back(config: Config, stands: Mapping[str, int]) -> list[Finding]:
+    """A finding for each paused flow, given where it stands, for whose sake the journal keeps a large part of
+    what it may keep at all."""
+    limit = LARGE if config.journal.keep.size is None else config.journal.keep.size / 2
+    found = []
+    for flow, offset in stands.items():
+        size = _bytes_from(config.journal.path, offset)
+        if size > limit:
+            message = f"it is paused, and the journal keeps {size / 1e9:.1f} GB for it"
+            remedy = f"`cdcflow flow resume {flow}`, or remove its file: its checkpoint is kept"
+            found.append(Finding("warning", f"flow {flow}", message, remedy))
+    return found
+
+
+def _bytes_from(path: Path, offset: int) -> int:
+    """Bytes of the journal's segments that hold anything from an offset on."""
+    try:
+        found = segments(path)
+    except OSError:
+        return 0
+    size = 0
+    for segment in found:
+        if segment.end is None or segment.end > offset:
+            with contextlib.suppress(FileNotFoundError):
+                size += segment.path.stat().st_size
+    return size
 
 
 def capture_document(config: Config, figures: dict[str, Any], state: str, child: Child) -> dict[str, Any]:

@@ -14,21 +14,24 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import orjson
 
 import cdcflow
-from cdcflow.config import Config
-from cdcflow.delivery import FlowReport
-from cdcflow.engine import backfills
+from cdcflow.config import Config, flow_files, flow_folder
+from cdcflow.delivery import CheckpointStore, FlowReport
+from cdcflow.engine import accepted, backfills
 from cdcflow.engine import log as logs
+from cdcflow.engine.accepted import Accepted
+from cdcflow.engine.assignment import Assignment
 from cdcflow.engine.control import ControlServer
 from cdcflow.engine.examination import Examiner, check_all, check_start
-from cdcflow.engine.groups import group_flows
 from cdcflow.engine.places import Lock, Places
 from cdcflow.engine.process import Child
-from cdcflow.engine.reports import CaptureReport, Delivered, Live, Report
+from cdcflow.engine.reports import CaptureReport, Delivered, Ended, Live, Report
+from cdcflow.engine.revisions import Revisions
 from cdcflow.engine.sdnotify import Notifier
 from cdcflow.engine.status import (
     Life,
@@ -36,11 +39,15 @@ from cdcflow.engine.status import (
     capture_document,
     findings_document,
     flow_document,
+    held_back,
     how_it_ended,
     journal_document,
     judge,
     letter_findings,
+    refusal_document,
+    refused_flow,
 )
+from cdcflow.engine.watching import State, Watcher, state_of
 from cdcflow.errors import CdcflowError, ConfigurationError, EnvironmentFault
 from cdcflow.sink import Finding
 
@@ -92,12 +99,18 @@ def run(
         timeout=LOCK_SECONDS,
     )
     try:
-        findings = (preflight or check_start)(config)
+        running = accepted.start(config.path)
+        for finding in running.findings():
+            _say(f"{finding.severity}: {finding.subject}: {finding.message}", finding.remedy)
+        accepted.keep(running)
+        findings = (preflight or check_start)(running.config)
         if not passed(findings):
             return EnvironmentFault.exit_code
-        examiner = Examiner(lambda: (preflight or check_all)(config), known=findings)
         commands = commands or Commands(config, verbose=verbose)
-        return asyncio.run(Supervisor(config, commands, examiner).run())
+        with CheckpointStore(places.checkpoints) as store:
+            supervisor = Supervisor(running, commands, store)
+            supervisor.examine(preflight or check_all, known=findings)
+            return asyncio.run(supervisor.run())
     finally:
         lock.release()
 
@@ -122,17 +135,19 @@ def _say(message: str, hint: str) -> None:
 
 
 class Commands:
-    """How the processes are started: this interpreter, `cdcflow.engine.child`, the same configuration."""
+    """How the processes are started: this interpreter, `cdcflow.engine.child`, the configuration that was
+    taken over."""
 
     def __init__(self, config: Config, *, verbose: bool = False) -> None:
         self.config = str(config.path)
-        self._options = ["--verbose"] if verbose else []
+        self._options = ["--accepted", str(Places(config.engine.state).accepted)]
+        self._options += ["--verbose"] if verbose else []
 
     def capture(self) -> list[str]:
         return self._child("capture")
 
-    def deliver(self, flows: Sequence[str]) -> list[str]:
-        return [*self._child("deliver"), *flows]
+    def deliver(self) -> list[str]:
+        return self._child("deliver")
 
     def _child(self, kind: str) -> list[str]:
         module = [sys.executable, "-m", "cdcflow.engine.child"]
@@ -142,10 +157,11 @@ class Commands:
 class Supervisor:
     """`run` is one life of the engine."""
 
-    def __init__(self, config: Config, commands: Commands, examiner: Examiner) -> None:
-        self._config = config
-        self._examiner = examiner
-        self._places = Places(config.engine.state)
+    def __init__(self, running: Accepted, commands: Commands, store: CheckpointStore) -> None:
+        self._running = running
+        self._commands = commands
+        self._examiner = Examiner(lambda: ())
+        self._places = Places(running.config.engine.state)
         self._notifier = Notifier()
         self._started = time.time()
         self._state = "starting"
@@ -153,7 +169,7 @@ class Supervisor:
         self._figures_at = 0.0
         self._streaming_since = 0.0
         self._streamed = False
-        self._reports = {name: FlowReport(name=name) for name in config.flows}
+        self._reports: dict[str, FlowReport] = {}
         self._heard_at: dict[str, float] = {}
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -161,43 +177,65 @@ class Supervisor:
         self._capture = Child(
             "capture", commands.capture(), heard=self._heard, changed=self._changed.set, fatal=FATAL
         )
-        self._workers = {
-            flows: Child(
-                f"delivery of {', '.join(flows)}",
-                commands.deliver(flows),
-                heard=self._heard,
-                changed=self._changed.set,
-            )
-            for flows in group_flows(config)
-        }
-        self._worker_of = {name: child for flows, child in self._workers.items() for name in flows}
+        self._revisions = Revisions(store)
+        self._delivery = Assignment(self._make_child, self._retire, store)
+        #: Where the flow files are by the main file of this stamp.
+        self._stamp: State = {}
+        self._folder: Path | None = None
+        self._watcher = Watcher(self._watched, self._reload)
+        self._take_over(running)
+
+    @property
+    def _config(self) -> Config:
+        return self._running.config
+
+    def examine(self, look: Preflight, *, known: Sequence[Finding]) -> None:
+        """Has the checks made again and again, of the configuration that runs then."""
+        self._examiner = Examiner(lambda: look(self._config), known=known)
+
+    def _make_child(self) -> Child:
+        child = Child("delivery", self._commands.deliver(), heard=self._heard, changed=self._changed.set)
+        if self._streamed:
+            child.order(Live())
+        return child
+
+    async def _retire(self, child: Child, run: asyncio.Task[Any]) -> None:
+        await self._end([child], [run], DRAIN_SECONDS)
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
+        loop.add_signal_handler(signal.SIGHUP, self._watcher.tell)
         server = await ControlServer.start(self._places.engine_socket, self._answer)
         capture = asyncio.create_task(self._capture.run())
-        workers = [asyncio.create_task(child.run()) for child in self._workers.values()]
+        self._delivery.assign(self._config)
         ticking = asyncio.create_task(self._tick())
+        watching = asyncio.create_task(self._watcher.run())
         stopping = asyncio.create_task(self._stop.wait())
         self._examiner.start()
         log.info("engine runs as process %d with %d flow(s)", os.getpid(), len(self._config.flows))
         try:
-            await asyncio.wait({capture, stopping, ticking}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({capture, stopping, ticking, watching}, return_when=asyncio.FIRST_COMPLETED)
             self._state = "stopping"
             self._notifier.stopping()
+            watching.cancel()
+            self._delivery.freeze()
             await self._end([self._capture], [capture], CAPTURE_SECONDS)
-            await self._end(list(self._workers.values()), workers, DRAIN_SECONDS)
+            children, workers = self._delivery.processes()
+            await self._end(children, workers, DRAIN_SECONDS)
         finally:
             self._examiner.stop()
-            ended = asyncio.gather(capture, *workers, ticking, stopping, return_exceptions=True)
-            for task in (capture, *workers, ticking, stopping):
+            _, workers = self._delivery.processes()
+            ours = (capture, *workers, ticking, watching, stopping)
+            ended = asyncio.gather(*ours, return_exceptions=True)
+            for task in ours:
                 task.cancel()
             await ended
             await server.close()
-        if ticking.done() and not ticking.cancelled() and (defect := ticking.exception()) is not None:
-            raise defect
+        for task in (ticking, watching):
+            if task.done() and not task.cancelled() and (defect := task.exception()) is not None:
+                raise defect
         code = capture.result()
         if code is None:
             log.info("engine stopped")
@@ -206,6 +244,43 @@ class Supervisor:
         message = failed.message if failed else f"capture ended with code {code}"
         _say(f"error: {message}", failed.hint if failed else "")
         return code
+
+    # What files and people say while it runs.
+
+    def _watched(self) -> list[Path]:
+        path = self._config.path
+        stamp = state_of([path])
+        if stamp != self._stamp:
+            self._stamp, self._folder = stamp, flow_folder(path)
+        here = [] if self._folder is None else flow_files(self._folder)
+        return sorted({path, *here, *self._running.texts})
+
+    async def _reload(self) -> None:
+        before = self._running
+        try:
+            after = await asyncio.to_thread(accepted.reload, before)
+            if after.texts != before.texts:
+                await asyncio.to_thread(accepted.keep, after)
+        except CdcflowError as error:
+            log.error("the configuration is not read again: %s", error)
+            return
+        told = {(finding.subject, finding.message) for finding in before.findings()}
+        for finding in after.findings():
+            if (finding.subject, finding.message) not in told:
+                log.warning("%s: %s: %s", finding.severity, finding.subject, finding.message)
+        self._take_over(after)
+        self._delivery.assign(after.config)
+        self._changed.set()
+
+    def _take_over(self, after: Accepted) -> None:
+        self._running = after
+        for name in self._reports.keys() - after.config.flows.keys():
+            log.info("flow %s is removed; its checkpoint is kept", name)
+            del self._reports[name]
+            self._heard_at.pop(name, None)
+        for name in after.config.flows:
+            self._reports.setdefault(name, FlowReport(name=name))
+        self._revisions.record(after.config.flows.values())
 
     def _signalled(self) -> None:
         if self._stop.is_set():
@@ -250,8 +325,11 @@ class Supervisor:
             self._figures, self._figures_at = message.figures, time.monotonic()
             if message.state == "streaming" and not self._streamed:
                 self._streamed = True
-                for child in self._workers.values():
+                for child in self._delivery.processes()[0]:
                     child.order(Live())
+            self._changed.set()
+        elif isinstance(message, Ended):
+            self._delivery.ended(message.flow, self._reports.get(message.flow))
             self._changed.set()
         elif isinstance(message, FlowReport) and message.name in self._reports:
             before = self._reports[message.name]
@@ -296,21 +374,27 @@ class Supervisor:
     def _delivered(self) -> int | None:
         """The least checkpoint of all flows, or None while one of them is not known: then nothing may be
         removed or confirmed on their account."""
-        checkpoints = [report.checkpoint for report in self._reports.values()]
+        checkpoints = [self._delivery.needs(report) for report in self._reports.values()]
         known = [checkpoint for checkpoint in checkpoints if checkpoint is not None]
         if not checkpoints:
             journal = self._figures.get("journal") or {}
             return journal.get("offset")
         return min(known) if len(known) == len(checkpoints) else None
 
-    def _flow_reports(self) -> list[FlowReport]:
+    def _flow_reports(self, head: int | None = None) -> list[FlowReport]:
+        """In the order of the configuration. `head`: the journal's end, where it is known."""
         error = str(self._figures.get("error") or "")
         streaming = time.monotonic() - self._streaming_since
         source = Source(self._capture_state(), self._streamed, error, streaming)
-        return [judge(report, self._life(name), source) for name, report in self._reports.items()]
+        return [
+            self._delivery.paused(report, head) or judge(report, self._life(name), source)
+            for name, report in ((name, self._reports[name]) for name in self._config.flows)
+        ]
 
     def _life(self, flow: str) -> Life:
-        child = self._worker_of[flow]
+        child = self._delivery.child_of(flow)
+        if child is None:
+            return Life(running=False, silent=None)
         heard = self._heard_at.get(flow)
         return Life(
             running=child.pid is not None,
@@ -329,17 +413,43 @@ class Supervisor:
     # What others may ask.
 
     async def _answer(self, request: Mapping[str, Any]) -> bytes:
-        if request.get("op") == "backfill":
-            return await asyncio.to_thread(backfills.answer, self._config, request)
-        if request.get("op") != "status":
-            raise CdcflowError("the engine answers to `status` and `backfill`")
-        journal = await asyncio.to_thread(journal_document, self._config.journal.path)
-        figures = self._figures.get("backfills") or []
-        shown = await asyncio.to_thread(backfills.document, self._config, figures)
-        return orjson.dumps({**self._document(journal), "backfills": shown})
+        match request.get("op"):
+            case "status":
+                path = self._config.journal.path
+                journal = await asyncio.to_thread(journal_document, path)
+                held = await asyncio.to_thread(self._held_back)
+                figures = self._figures.get("backfills") or []
+                shown = await asyncio.to_thread(backfills.document, self._config, figures)
+                return orjson.dumps({**self._document(journal, held), "backfills": shown})
+            case "backfill":
+                return await asyncio.to_thread(backfills.answer, self._config, request)
+            case "obey":
+                self._delivery.obey(str(request.get("flow")))
+                self._changed.set()
+                return b"{}"
+            case "reload":
+                self._watcher.tell()
+                return b"{}"
+            case _:
+                raise CdcflowError("the engine answers to `status`, `backfill`, `obey` and `reload`")
 
-    def _document(self, journal: Mapping[str, int | None]) -> dict[str, Any]:
+    def _held_back(self) -> list[Finding]:
+        """Paused flows for whose sake the journal keeps much."""
+        reports = list(self._reports.values())
+        stands = {report.name: self._delivery.stands_at(report) for report in reports}
+        return held_back(self._config, {name: at for name, at in stands.items() if at is not None})
+
+    def _document(self, journal: Mapping[str, int | None], held: Sequence[Finding]) -> dict[str, Any]:
         flows = self._config.flows.values()
+        reports = self._flow_reports(journal["offset"])
+        refusals = {refusal.flow: refusal for refusal in self._running.refused}
+        described = [
+            flow_document(flow, self._config, report, self._delivery.child_of(flow.name))
+            | self._delivery.wishes(flow.name)
+            | {"refused": refusal_document(refusals.get(flow.name))}
+            for flow, report in zip(flows, reports, strict=True)
+        ]
+        described += [refused_flow(r) for r in self._running.refused if r.flow and not r.runs]
         return {
             "engine": {
                 "state": self._state,
@@ -351,9 +461,13 @@ class Supervisor:
                 **capture_document(self._config, self._figures, self._capture_state(), self._capture),
                 "journal": journal,
             },
-            "flows": [
-                flow_document(flow, self._config, report, self._worker_of[flow.name])
-                for flow, report in zip(flows, self._flow_reports(), strict=True)
-            ],
-            "findings": findings_document([*self._examiner.latest, *letter_findings(self._reports.values())]),
+            "flows": described,
+            "findings": findings_document(
+                [
+                    *self._running.findings(),
+                    *held,
+                    *self._examiner.latest,
+                    *letter_findings(self._reports.values()),
+                ]
+            ),
         }

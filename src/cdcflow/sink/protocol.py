@@ -54,6 +54,20 @@ class PositionedSink(TransactionalSink, Protocol):
 
 
 @runtime_checkable
+class RewindableSink(TransactionalSink, Protocol):
+    """Can be told to go on elsewhere in the journal: what it holds and its checkpoint move together, so that
+    what comes from there on leaves it as if it had come once.
+
+    `move` is called after `open` and before any `write`; it may be repeated after a crash within it. The next
+    change to come is that at `offset`, which lies before or behind the present checkpoint, and `position` is
+    that of the change before it (`ORIGIN`: not known). `whole`: everything that the flow was ever to get
+    comes from there on. Raises `Permanent` where the result would not be right, having changed nothing.
+    """
+
+    async def move(self, offset: int, position: Position, *, whole: bool) -> None: ...
+
+
+@runtime_checkable
 class Redelivers(TransactionalSink, Protocol):
     """Takes single changes from before its checkpoint, and leaves that where it is: dead letters whose cause
     was mended. The offsets of such a batch mean nothing. Fails as `write` does."""

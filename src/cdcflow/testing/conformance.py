@@ -41,8 +41,8 @@ import orjson
 import pytest
 
 from cdcflow.errors import DeliveryError, Permanent
-from cdcflow.model import TRUNCATE_RESTART_IDENTITY, UNCHANGED, Batch, Op, Relation, concat
-from cdcflow.sink import FlowContext, SchemaSink, Sink, TransactionalSink
+from cdcflow.model import ORIGIN, TRUNCATE_RESTART_IDENTITY, UNCHANGED, Batch, Op, Relation, concat
+from cdcflow.sink import FlowContext, RewindableSink, SchemaSink, Sink, TransactionalSink
 from cdcflow.sink.event import encode, events
 from cdcflow.testing.history import (
     CUSTOMERS,
@@ -367,6 +367,57 @@ class SinkConformance:
 
         asyncio.run(run())
         self.compare([first, second, later])
+
+    def test_a_rewind_to_the_beginning_ends_as_one_delivery_does(self) -> None:
+        if not isinstance(self.make_sink(self.context), RewindableSink):
+            pytest.skip("the sink cannot be told to go on elsewhere")
+        history = History()
+        batches = [
+            history.batch(*inserts(CUSTOMERS, range(4)), *[insert(LOG, level="info", text="x")] * 2),
+            history.batch(
+                update(CUSTOMERS, id="1", name="renamed", notes=UNCHANGED), delete(CUSTOMERS, id="2")
+            ),
+            history.batch(
+                delete(LOG, level="info", text="x"), insert(ORDERS, id="1", status="paid", body="two lamps")
+            ),
+        ]
+
+        async def run() -> None:
+            async with self.opened() as sink:
+                await self.give(sink, batches)
+            for again in (batches[:2], batches):  # the first is cut short, as by a crash
+                async with self.opened() as sink:
+                    assert isinstance(sink, RewindableSink)
+                    await sink.move(batches[0].base, ORIGIN, whole=True)
+                    assert await sink.checkpoint() == batches[0].base
+                    await self.give(sink, again)
+
+        asyncio.run(run())
+        self.compare(batches)
+
+    def test_changes_that_are_skipped_do_not_arrive_and_those_behind_them_do(self) -> None:
+        if not isinstance(self.make_sink(self.context), RewindableSink):
+            pytest.skip("the sink cannot be told to go on elsewhere")
+        history = History()
+        first, skipped, later = (
+            history.batch(*inserts(CUSTOMERS, range(2))),
+            history.batch(*inserts(CUSTOMERS, range(2, 4))),
+            history.batch(*inserts(CUSTOMERS, range(4, 6))),
+        )
+
+        async def run() -> None:
+            async with self.opened() as sink:
+                await self.give(sink, [first])
+            async with self.opened() as sink:
+                assert isinstance(sink, RewindableSink)
+                await sink.move(later.base, skipped.last, whole=False)
+            async with self.opened() as sink:
+                assert isinstance(sink, RewindableSink)
+                assert await sink.checkpoint() == later.base
+                await self.give(sink, [later])
+
+        asyncio.run(run())
+        self.compare([first, later])
 
     # How it is asked.
 

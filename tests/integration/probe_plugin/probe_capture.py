@@ -10,7 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
-from cdcflow.config import load
+from cdcflow.config import load_parts
 from cdcflow.engine.child import Reporter, serve
 from cdcflow.engine.reports import CaptureReport, Delivered, Order
 from cdcflow.errors import SourceError
@@ -19,7 +19,9 @@ from cdcflow.testing.scripted import JournalSource
 
 class Probe:
     def __init__(self, config: Path, report: Reporter) -> None:
-        self._path = load(config).journal.path
+        read = load_parts(config).config
+        assert read is not None
+        self._path = read.journal.path
         self._report = report
         self._stop = threading.Event()
         self._delivered = 0

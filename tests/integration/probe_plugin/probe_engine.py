@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from cdcflow.config import load
+from cdcflow.engine import accepted
 from cdcflow.engine.supervisor import Commands, run
 
 
@@ -13,5 +13,5 @@ class ProbeCommands(Commands):
 
 
 if __name__ == "__main__":
-    config = load(Path(sys.argv[1]))
+    config = accepted.start(Path(sys.argv[1])).config
     sys.exit(run(config, verbose=True, preflight=lambda _: [], commands=ProbeCommands(config)))

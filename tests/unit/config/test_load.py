@@ -376,7 +376,7 @@ def test_a_flow_has_a_name_that_fits_everywhere(write: Write, name: str) -> None
 def test_a_flow_file_with_the_wrong_ending_is_not_passed_over(write: Write) -> None:
     path = write(FLOWS, one="from: [orders]\nto: crm\n")
     (path.parent / "flows" / "two.yml").write_text("from: [orders]\nto: crm\n", encoding="utf-8")
-    assert "flows/two.yml is not read | flow files end in .yaml" in problem(path)
+    assert "flows/two.yml:1: is not read | flow files end in .yaml" in problem(path)
 
 
 def test_everything_that_is_wrong_is_told_at_once(write: Write) -> None:

@@ -1,0 +1,218 @@
+"""The configuration that runs. Files change under a running engine, and may say nothing that makes sense for
+a while; what was taken over stays in force, over restarts too, until something better comes.
+
+Flow by flow: a valid file is taken over, an invalid one is refused and its version before runs on. The main
+file is taken over as a whole, or not at all: where its flows cannot run with it, where it is invalid, and
+where it changes what needs a restart.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cdcflow.config import Config, Texts, absolute, flow_files, flow_folder, load, load_parts
+from cdcflow.engine.places import Places
+from cdcflow.errors import ConfigurationError, EnvironmentFault
+from cdcflow.sink import Finding
+
+log = logging.getLogger(__name__)
+
+#: What capture, the journal and the processes themselves are made of.
+FIXED = ("source", "journal", "engine")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file that is not run as it is. `since` is in seconds since 1970, `flow` empty for the main file."""
+
+    file: Path
+    flow: str
+    message: str
+    since: float
+    #: Whether a version from before runs.
+    runs: bool
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What runs: `texts` is what the files said when they were taken over, `config` what that means."""
+
+    texts: Texts
+    config: Config
+    refused: tuple[Refusal, ...] = ()
+    #: Sections of the main file that wait for a restart.
+    waiting: tuple[str, ...] = ()
+
+    def findings(self) -> list[Finding]:
+        """What is not run as it is written."""
+        found = []
+        for refusal in self.refused:
+            subject = f"flow {refusal.flow}" if refusal.flow else self.config.path.name
+            what = "the version before it runs on" if refusal.runs else "it does not run"
+            message = f"the file is refused, {what}: {refusal.message}"
+            found.append(Finding("error", subject, message, "correct the file; it is read again by itself"))
+        if self.waiting:
+            keys = ", ".join(self.waiting)
+            message = f"{keys} changed: nothing of the file is taken over before a restart of cdcflow"
+            remedy = "restart cdcflow, or take the change back"
+            found.append(Finding("warning", self.config.path.name, message, remedy))
+        return found
+
+
+def start(path: Path) -> Accepted:
+    """What to run at a start. Where an engine has run before, a flow whose file is invalid runs as it ran.
+
+    Raises ConfigurationError for a main file that is invalid, and at the first start for any.
+    """
+    path = absolute(path)
+    texts = gather(path)
+    parts = load_parts(path, texts)
+    if parts.config is None:
+        raise parts.problems.error()
+    if not parts.problems:
+        return Accepted(texts, parts.config)
+    before = _read(Places(parts.config.engine.state).accepted)
+    if before is None:
+        raise parts.problems.error()
+    return _merged(texts, before, parts.config)
+
+
+def reload(running: Accepted) -> Accepted:
+    """What to run from now on, by what the files say now."""
+    path = running.config.path
+    try:
+        texts = gather(path)
+    except OSError as error:
+        return _main_refused(running, f"{error.filename or path}: {error.strerror}")
+    if path not in texts:
+        return _main_refused(running, f"there is no file {path} any more")
+    folders = {file.parent for file in running.texts if file != path}
+    if len(texts) == 1 and folders and not any(folder.is_dir() for folder in folders):
+        return _main_refused(running, f"the flow files' folder {min(folders)} is gone")
+    parts = load_parts(path, texts)
+    if parts.config is None:
+        # Only what is wrong in the file itself: the flows are judged by the version that runs.
+        refused = _main_refused(running, _sentence(parts.problems.error(path)))
+        return _flows_only(refused)
+    changed = tuple(name for name in FIXED if getattr(parts.config, name) != getattr(running.config, name))
+    if changed:
+        return _flows_only(replace(running, waiting=changed, refused=_of_flows(running)))
+    merged = _merged(texts, running.texts, parts.config, known=running.refused)
+    lost = [r for r in merged.refused if not r.runs and r.flow in running.config.flows]
+    if lost and texts[path] != running.texts[path]:
+        refused = _main_refused(running, f"flow {lost[0].flow} cannot run with it: {lost[0].message}")
+        return _flows_only(refused)
+    return merged
+
+
+def _flows_only(running: Accepted) -> Accepted:
+    """The flow files as they are now, under the main file as it runs."""
+    path = running.config.path
+    main = {path: running.texts[path]}
+    texts = main | _contents(_flow_files(path, main))
+    parts = load_parts(path, texts)
+    if parts.config is None:
+        # A variable or a secret's file is gone.
+        return _main_refused(running, _sentence(parts.problems.error(path)))
+    merged = _merged(texts, running.texts, parts.config, known=running.refused)
+    mains = tuple(refusal for refusal in running.refused if not refusal.flow)
+    return replace(merged, refused=mains + merged.refused, waiting=running.waiting)
+
+
+def _merged(texts: Texts, before: Texts, config: Config, *, known: tuple[Refusal, ...] = ()) -> Accepted:
+    """`texts`, with what is invalid replaced by what `before` has of it, or left out."""
+    path = config.path
+    problems = load_parts(path, texts).problems
+    broken = problems.files() - {path}
+    taken = {
+        file: before.get(file, b"") if file in broken else text
+        for file, text in texts.items()
+        if file not in broken or file in before
+    }
+    parts = load_parts(path, taken)
+    worse = parts.problems.files()
+    taken = {file: text for file, text in taken.items() if file not in worse or file == path}
+    since = {(refusal.file, refusal.message): refusal.since for refusal in known}
+    refused = []
+    for file in sorted(broken):
+        message = _sentence(problems.error(file))
+        at = since.get((file, message), time.time())
+        refused.append(Refusal(file, file.stem, message, at, file in taken))
+    return Accepted(taken, load(path, taken), tuple(refused))
+
+
+def _of_flows(running: Accepted) -> tuple[Refusal, ...]:
+    return tuple(refusal for refusal in running.refused if refusal.flow)
+
+
+def _main_refused(running: Accepted, message: str) -> Accepted:
+    known = [r for r in running.refused if not r.flow and r.message == message]
+    refusal = known[0] if known else Refusal(running.config.path, "", message, time.time(), True)
+    return replace(running, refused=(refusal, *_of_flows(running)), waiting=())
+
+
+def _sentence(error: ConfigurationError) -> str:
+    return f"{error} ({error.hint})" if error.hint else str(error)
+
+
+def gather(path: Path) -> dict[Path, bytes]:
+    """What the configuration's files say now. One that has just gone is left out. Raises OSError."""
+    return _contents([path, *_flow_files(path)])
+
+
+def _flow_files(path: Path, texts: Texts | None = None) -> list[Path]:
+    folder = flow_folder(path, texts)
+    return [] if folder is None else flow_files(folder)
+
+
+def _contents(files: list[Path]) -> dict[Path, bytes]:
+    found = {}
+    for file in files:
+        try:
+            found[file] = file.read_bytes()
+        except FileNotFoundError:
+            continue
+    return found
+
+
+# On disk, for the processes of the engine and for the next start.
+
+
+def keep(accepted: Accepted) -> None:
+    """Durable on return. Raises EnvironmentFault."""
+    place = Places(accepted.config.engine.state).accepted
+    fresh = place.with_name(f".{place.name}")
+    body = {str(file): text.decode("utf-8", "surrogateescape") for file, text in accepted.texts.items()}
+    try:
+        # Only for this user: what stands in it may be a secret.
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            json.dump(body, file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(place)
+    except OSError as error:
+        raise EnvironmentFault(
+            f"the configuration cannot be kept in {place}: {error.strerror}",
+            hint="make the state folder writable for this user, on a disk with free space",
+        ) from error
+
+
+def load_accepted(path: Path, place: Path) -> Config:
+    """The configuration that the supervisor has kept. Raises ConfigurationError."""
+    texts = _read(place)
+    if texts is None:
+        raise ConfigurationError(f"there is no accepted configuration in {place}", hint="restart cdcflow")
+    return load(path, texts)
+
+
+def _read(place: Path) -> Mapping[Path, bytes] | None:
+    try:
+        body = json.loads(place.read_text(encoding="utf-8"))
+        return {Path(file): str(text).encode("utf-8", "surrogateescape") for file, text in body.items()}
+    except (OSError, ValueError, AttributeError):
+        return None
