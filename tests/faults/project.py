@@ -271,7 +271,7 @@ class Project:
 
         eventually(streaming, timeout=60, interval=0.1, what=f"streaming; {self.last_words()}")
 
-    def drain(self, timeout: float = 120, *, unless: Callable[[], object] = lambda: None) -> None:
+    def drain(self, timeout: float = 300, *, unless: Callable[[], object] = lambda: None) -> None:
         """Waits until every flow holds everything that is committed now, or `unless` gives a reason."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             row = connection.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()

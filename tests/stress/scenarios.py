@@ -146,10 +146,14 @@ def load(run: Run, project: Project, act: Act) -> Iterator[None]:
 
 
 def stuck(project: Project) -> dict[str, str]:
-    """Flows that a person must look after, and why."""
+    """Flows that a person must look after, and why. That we kill their processes is no such reason."""
     status = project.status()
     flows = status["flows"] if status else []
-    return {flow["name"]: flow["reason"] for flow in flows if flow.get("state") == "needs attention"}
+    return {
+        flow["name"]: flow["reason"]
+        for flow in flows
+        if flow.get("state") == "needs attention" and "SIGKILL" not in flow["reason"]
+    }
 
 
 def tell(done: Counter[str]) -> None:
