@@ -202,7 +202,7 @@ class Project:
         self.log = directory / "engine.log"
         self._process: subprocess.Popen[bytes] | None = None
         wanted = ", ".join(messages)
-        hook_sink = f"  hook: {{type: webhook, url: '{hook}'}}\n" if hook else ""
+        hook_sink = f"  hook: {{type: webhook, url: '{hook}', allow: [127.0.0.1]}}\n" if hook else ""
         taken = ", ".join(f"public.{table}" for table in hooked)
         hook_flow = f"  - {{name: hook, from: [{taken}], to: hook}}\n" if hook else ""
         (directory / "cdcflow.yaml").write_text(

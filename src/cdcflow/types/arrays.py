@@ -63,11 +63,30 @@ class Array(PgType):
             # `[0:1][2:3]={{…},{…}}`: given only when a lower bound is not 1.
             bounds, _, text = text.partition("=")
             lower = [int(part.partition(":")[0]) for part in bounds[1:-1].split("][")]
-        elements = _parse(text, self.delimiter, element)
+        elements = parse_array(text, self.delimiter, element)
         return {"lower_bounds": lower, "elements": elements} if lower else elements
 
 
-def _parse(text: str, delimiter: str, element: Callable[[str], object]) -> list[object]:
+def elements(text: str, delimiter: str = ",") -> list[str | None]:
+    """The texts of an array's elements, as `unnest` gives them: those of inner arrays in a row. Raises
+    ValueError for a text that is no array."""
+    if text.startswith("["):
+        _, _, text = text.partition("=")
+    found: list[str | None] = []
+
+    def collect(value: object) -> None:
+        if isinstance(value, list):
+            for inner in value:
+                collect(inner)
+        else:
+            assert value is None or isinstance(value, str)
+            found.append(value)
+
+    collect(parse_array(text, delimiter, lambda value: value))
+    return found
+
+
+def parse_array(text: str, delimiter: str, element: Callable[[str], object]) -> list[object]:
     """The nested list of `{…}`. Raises ValueError for what array_out does not write
     (src/backend/utils/adt/arrayfuncs.c)."""
     root: list[object] = []
