@@ -37,7 +37,7 @@ def scale_of(value: Decimal) -> int:
 
 
 def _digits(value: Decimal) -> tuple[int, int]:
-    """The value without its point, and its scale. By way of the text, which is the fastest that Decimal offers."""
+    """The value without its point, and its scale; by way of the text, the fastest that Decimal offers."""
     text = str(value)
     if "E" in text:
         text = format(value, "f")
