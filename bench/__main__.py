@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import backfill, backlog, latency, memory, server, throughput
+from bench import backfill, backlog, crm, latency, memory, server, throughput
 from bench.machine import machine, versions
 from bench.report import RESULTS, Results
 from cdcflow.errors import CdcflowError
@@ -23,8 +23,9 @@ SINGLE_ROWS = 200_000
 LATENCY_SECONDS = 15.0
 HUGE_TRANSACTION = 2_000_000
 BACKFILL_ROWS = 1_000_000
+CONTACTS = 50_000
 
-NAMES = (*throughput.CONTENDERS, "latency", "memory", "backfill")
+NAMES = (*throughput.CONTENDERS, "latency", "memory", "crm", "backfill")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -92,6 +93,10 @@ def run(options: argparse.Namespace, directory: Path, progress: Console) -> Resu
             place = directory / "memory"
             place.mkdir()
             results.memory = memory.measure(source, round(HUGE_TRANSACTION * options.scale), place, say)
+        if "crm" in options.only:
+            place = directory / "crm"
+            place.mkdir()
+            results.loads = crm.measure(round(CONTACTS * options.scale), place, say)
         if "backfill" in options.only:
             place = directory / "backfill"
             place.mkdir()

@@ -186,7 +186,7 @@ def configured(directory: Path, server: Server) -> Project:
     made = Project(directory, server)
     file = directory / "cdcflow.yaml"
     text = file.read_text().replace("tables: [public.*]}", "tables: [public.*], backfill: none}")
-    file.write_text(text.replace("  - {name: files, from: [public.*], to: files}\n", ""))
+    file.write_text(text.replace("  - {name: files, from: ['*.*'], to: files}\n", ""))
     return made
 
 
