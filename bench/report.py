@@ -13,6 +13,7 @@ from bench.latency import Latency
 from bench.memory import Memory
 from bench.processes import Use
 from bench.throughput import Race
+from bench.transforms import Cost
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
@@ -32,6 +33,7 @@ class Results:
     races: list[Race] = field(default_factory=list)
     latencies: list[Latency] = field(default_factory=list)
     memory: Memory | None = None
+    transforms: list[Cost] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
         ratios = self.races[0].ratios() if self.races else {}
@@ -45,6 +47,7 @@ class Results:
             "throughput": [asdict(race) for race in self.races],
             "latency": [asdict(latency) for latency in self.latencies],
             "memory": asdict(self.memory) if self.memory else None,
+            "transforms": [asdict(cost) for cost in self.transforms],
         }
 
     def write(self, path: Path = RESULTS) -> None:
@@ -58,12 +61,24 @@ class Results:
             f"[bold]{about['cpu']}[/], {about['cores']} cores, {about['memory_gb']} GB, {about['kernel']};"
             f" PostgreSQL {versions['postgres']}, Python {versions['python']}, decoder {versions['decoder']}"
         )
+        if self.transforms:
+            console.print(_transforms(self.transforms))
         for race in self.races:
             console.print(_race(race))
         if self.latencies:
             console.print(_latencies(self.latencies))
         if self.memory:
             console.print(_memory(self.memory))
+
+
+def _transforms(costs: list[Cost]) -> Table:
+    table = Table(title="a chain of filter, two columns, mask and rename, by itself", title_justify="left")
+    table.add_column("")
+    table.add_column("changes in a batch", justify="right")
+    table.add_column("µs per change", justify="right")
+    for cost in costs:
+        table.add_row(cost.what, f"{cost.batch:,}", f"{cost.microseconds:.2f}")
+    return table
 
 
 def _race(race: Race) -> Table:
