@@ -1,4 +1,4 @@
-"""What a chain of steps costs by itself: filter, two computed columns, a mask and a new name, in large batches
+"""What a chain of steps costs by itself: filter, two computed columns, a mask and a name, in large batches
 and in batches of one change; and the same rows through a function in Python.
 
 The chain's seconds are the process's CPU time, so that the machine's other work is not in them; the function,
