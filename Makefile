@@ -4,7 +4,7 @@
 #   make demo ARGS="--seconds 20"   the same for 20 seconds, then compare everything, without a terminal
 #   make test                       all tests, on every PostgreSQL found (system ones and embedded 16, 18)
 #   make check                      formatting, lint, types, import arrows
-#   make stress                     load and kills for a minute; ARGS="--seconds 300 --seed N" for more
+#   make stress                     load and kills for a minute; ARGS="--scenario ddl --seconds 300 --seed N"
 #   make faults                     every sink, every fault, and kills; ARGS="--sinks webhook --faults hang --seed 7"
 #   make oracle                     random values of every type, judged by Postgres; ARGS="--values 200000 --seed 7"
 #   make differential               SQL expressions, judged by Postgres; ARGS="--expressions 20000 --rows 50"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import backlog, latency, memory, server, throughput, transforms
+from bench import backlog, crm, latency, memory, server, throughput, transforms
 from bench.machine import machine, versions
 from bench.report import RESULTS, Results
 from cdcflow.errors import CdcflowError
@@ -22,8 +22,9 @@ TRANSACTIONS = 60_000
 SINGLE_ROWS = 200_000
 LATENCY_SECONDS = 15.0
 HUGE_TRANSACTION = 2_000_000
+CONTACTS = 50_000
 
-NAMES = (*throughput.CONTENDERS, "transforms", "latency", "memory")
+NAMES = (*throughput.CONTENDERS, "transforms", "latency", "memory", "crm")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -94,6 +95,10 @@ def run(options: argparse.Namespace, directory: Path, progress: Console) -> Resu
             place = directory / "memory"
             place.mkdir()
             results.memory = memory.measure(source, round(HUGE_TRANSACTION * options.scale), place, say)
+        if "crm" in options.only:
+            place = directory / "crm"
+            place.mkdir()
+            results.loads = crm.measure(round(CONTACTS * options.scale), place, say)
     return results
 
 
