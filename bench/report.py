@@ -15,6 +15,7 @@ from bench.latency import Latency
 from bench.memory import Memory
 from bench.processes import Use
 from bench.throughput import Race
+from bench.transforms import Cost
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
@@ -35,6 +36,7 @@ class Results:
     latencies: list[Latency] = field(default_factory=list)
     memory: Memory | None = None
     backfill: Backfill | None = None
+    transforms: list[Cost] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
@@ -50,6 +52,7 @@ class Results:
             "latency": [asdict(latency) for latency in self.latencies],
             "memory": asdict(self.memory) if self.memory else None,
             "backfill": {**asdict(self.backfill), "ratio": self.backfill.ratios} if self.backfill else None,
+            "transforms": [asdict(cost) for cost in self.transforms],
             "crm": [asdict(one) for one in self.loads],
         }
 
@@ -64,6 +67,8 @@ class Results:
             f"[bold]{about['cpu']}[/], {about['cores']} cores, {about['memory_gb']} GB, {about['kernel']};"
             f" PostgreSQL {versions['postgres']}, Python {versions['python']}, decoder {versions['decoder']}"
         )
+        if self.transforms:
+            console.print(_transforms(self.transforms))
         for race in self.races:
             console.print(_race(race))
         if self.latencies:
@@ -76,6 +81,16 @@ class Results:
             console.print(_loads(self.loads))
             for broken in worst(self.loads):
                 console.print(broken, style="red")
+
+
+def _transforms(costs: list[Cost]) -> Table:
+    table = Table(title="a chain of filter, two columns, mask and rename, by itself", title_justify="left")
+    table.add_column("")
+    table.add_column("changes in a batch", justify="right")
+    table.add_column("µs per change", justify="right")
+    for cost in costs:
+        table.add_row(cost.what, f"{cost.batch:,}", f"{cost.microseconds:.2f}")
+    return table
 
 
 def _race(race: Race) -> Table:
