@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import backlog, latency, memory, server, throughput
+from bench import backlog, latency, memory, server, throughput, webhook
 from bench.machine import machine, versions
 from bench.report import RESULTS, Results
 from cdcflow.errors import CdcflowError
@@ -23,7 +23,7 @@ SINGLE_ROWS = 200_000
 LATENCY_SECONDS = 15.0
 HUGE_TRANSACTION = 2_000_000
 
-NAMES = (*throughput.CONTENDERS, "latency", "memory")
+NAMES = (*throughput.CONTENDERS, "latency", "memory", "webhook")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -91,6 +91,10 @@ def run(options: argparse.Namespace, directory: Path, progress: Console) -> Resu
             place = directory / "memory"
             place.mkdir()
             results.memory = memory.measure(source, round(HUGE_TRANSACTION * options.scale), place, say)
+        if "webhook" in options.only:
+            place = directory / "webhook"
+            place.mkdir()
+            results.webhook = webhook.measure(max(round(webhook.ROWS * options.scale), 500), place, say)
     return results
 
 

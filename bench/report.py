@@ -13,6 +13,7 @@ from bench.latency import Latency
 from bench.memory import Memory
 from bench.processes import Use
 from bench.throughput import Race
+from bench.webhook import Sending
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
@@ -32,6 +33,7 @@ class Results:
     races: list[Race] = field(default_factory=list)
     latencies: list[Latency] = field(default_factory=list)
     memory: Memory | None = None
+    webhook: list[Sending] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
         ratios = self.races[0].ratios() if self.races else {}
@@ -45,6 +47,7 @@ class Results:
             "throughput": [asdict(race) for race in self.races],
             "latency": [asdict(latency) for latency in self.latencies],
             "memory": asdict(self.memory) if self.memory else None,
+            "webhook": [asdict(sending) | {"ratio": sending.ratio} for sending in self.webhook],
         }
 
     def write(self, path: Path = RESULTS) -> None:
@@ -64,6 +67,8 @@ class Results:
             console.print(_latencies(self.latencies))
         if self.memory:
             console.print(_memory(self.memory))
+        if self.webhook:
+            console.print(_webhook(self.webhook))
 
 
 def _race(race: Race) -> Table:
@@ -129,4 +134,13 @@ def _memory(memory: Memory) -> Table:
     table.add_column("CPU s", justify="right")
     for name, use in sorted(memory.processes.items()):
         table.add_row(name, f"{use.peak_mb:.0f}", f"{use.cpu_seconds:.1f}")
+    return table
+
+
+def _webhook(webhook: list[Sending]) -> Table:
+    table = Table(title="a webhook's backlog, events per second", title_justify="left")
+    for heading in ("events per request", "flow", "bare httpx loop", "ratio"):
+        table.add_column(heading, justify="right")
+    for each in webhook:
+        table.add_row(str(each.events), f"{each.flow:,.0f}", f"{each.loop:,.0f}", f"{each.ratio:.2f}")
     return table
