@@ -2,9 +2,9 @@
 
 The flow is the engine's own delivery process on a journal that is there already, with signatures, order per
 key, checkpoints and the whole policy. The loop is `httpx.AsyncClient` with as many requests at once as the
-flow has (one, where a request holds several events), and nothing else. Both run in a process of their own; the
-receiver, which accepts everything, is this one. Timed from the first request to the last, by the receiver's
-clock. """
+flow has (one, where a request holds several events), and nothing else. Both run in a process of their own;
+the receiver, which accepts everything, is this one. Timed from the first request to the last, by its clock.
+"""
 
 import subprocess
 import sys
