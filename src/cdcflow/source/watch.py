@@ -17,7 +17,7 @@ from cdcflow.errors import SourceError
 from cdcflow.journal.layout import sync_directory
 from cdcflow.model import format_lsn
 from cdcflow.model.finding import Finding
-from cdcflow.source import catalog
+from cdcflow.source import catalog, partitions
 from cdcflow.source.judgement import START_ANEW, names
 
 #: In the journal's directory: it says something about this journal and no other.
@@ -49,7 +49,11 @@ def published(connection: catalog.Connection, publication: str) -> Published | N
 def compare(name: str, before: Published, now: Published) -> list[Finding]:
     """What a change of the publication means for what is captured. Pure."""
     found = []
-    gone = [table for oid, (table, _) in before.tables.items() if oid not in now.tables]
+    # What was made anew under its name is there again, where the publication is of all tables or the schema.
+    there = {table for table, _ in now.tables.values()}
+    gone = [
+        table for oid, (table, _) in before.tables.items() if oid not in now.tables and table not in there
+    ]
     if gone:
         found.append(
             _finding(
@@ -111,6 +115,8 @@ class Watch:
         self._slot = slot
         self._lock = threading.Lock()
         self._published: Published | None = None
+        #: None: never looked at.
+        self._roots: partitions.Roots | None = None
         self._timeline = 0
         self._restart_lsn = 0
         self._dirty = False
@@ -130,7 +136,8 @@ class Watch:
             now = published(connection, self._publication)
             if slot is not None and slot.restart_lsn is not None:
                 self._see_slot(slot.restart_lsn, server.timeline)
-            fresh = self._see_publication(now, server.database)
+            fresh = [*self._see_publication(now, server.database), *self._see_partitions(connection)]
+            self.findings = (*self.findings, *(f for f in fresh if f not in self.findings))
             self._save()
         return fresh
 
@@ -145,8 +152,14 @@ class Watch:
                 hint=START_ANEW,
             )
         fresh = [] if before is None else compare(name, before, now)
-        self.findings = (*self.findings, *(f for f in fresh if f not in self.findings))
         self._published, self._dirty = now, self._dirty or before != now
+        return fresh
+
+    def _see_partitions(self, connection: catalog.Connection) -> list[Finding]:
+        before = self._roots
+        now, origins = partitions.look(connection, self._publication)
+        fresh = [] if before is None else list(partitions.compare(connection, before, now, origins))
+        self._roots, self._dirty = now, self._dirty or before != now
         return fresh
 
     def _see_slot(self, restart_lsn: int, timeline: int) -> None:
@@ -175,6 +188,7 @@ class Watch:
             "timeline": self._timeline,
             "restart_lsn": self._restart_lsn,
             "publication": asdict(self._published) if self._published else None,
+            "partitions": None if self._roots is None else partitions.to_state(self._roots),
         }
         fresh = self._file.with_name(f".{FILE}")
         try:
@@ -195,6 +209,8 @@ class Watch:
             if known is not None:
                 tables = {int(oid): (str(name), int(entry)) for oid, (name, entry) in known["tables"].items()}
                 self._published = Published(**{**known, "tables": tables})
+            if state.get("partitions") is not None:
+                self._roots = partitions.from_state(state["partitions"])
             self._timeline, self._restart_lsn = int(state["timeline"]), int(state["restart_lsn"])
         except FileNotFoundError:
             return
