@@ -27,7 +27,8 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The kernel is built in place, where a compiler and Python's headers are there; without them it is the twin.
-$(VENV)/.installed: $(BIN)/python pyproject.toml setup.py src/cdcflow/decode/_kernel.pyx
+$(VENV)/.installed: $(BIN)/python pyproject.toml setup.py src/cdcflow/decode/_kernel.pyx \
+		src/cdcflow/transform/_hmac.pyx
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
 	@touch $@
 
@@ -68,5 +69,6 @@ faults: dev
 	PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
 
 clean:
-	rm -rf build dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis src/cdcflow/decode/_kernel.c
+	rm -rf build dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis src/cdcflow/decode/_kernel.c \
+		src/cdcflow/transform/_hmac.c src/cdcflow/transform/_hmac.*.so
 	rm -f src/cdcflow/decode/_kernel.*.so
