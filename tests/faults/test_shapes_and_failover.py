@@ -9,14 +9,14 @@ from stress import scenarios
 from stress.scenarios import Run
 
 #: Seconds of load and kills.
-SHORT = 8.0
+SHORT = 6.0
 
 
 def test_tables_that_change_their_shapes_are_followed_whatever_is_killed(
     own_server: OwnServer, postgres_version: int | str, tmp_path: Path
 ) -> None:
-    if postgres_version == 16:
-        pytest.skip("what 15 and 18 do alike")
+    if not isinstance(postgres_version, int) or postgres_version < 17:
+        pytest.skip("tests/integration/test_schema_change.py is for every version; kills are the same on all")
     scenarios.ddl(Run(tmp_path, own_server, seed=11, seconds=SHORT, clients=2))
 
 

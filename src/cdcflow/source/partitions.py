@@ -1,8 +1,9 @@
 """What happens to partitions that are published as their root, and that the server sends nothing about.
 
 Rows come and go with a partition that is attached or detached, and a TRUNCATE of a partition under its own
-name is not the root's (manual, 31.1). So the leaves of each root are remembered and compared. What cannot be told
-apart is said as a possibility: a finding too many costs a look, one too few is a divergence that nobody sees.
+name is not the root's (manual, 31.1). So the leaves of each root are remembered and compared. What cannot be
+told apart is said as a possibility: a finding too many costs a look, one too few is a divergence that nobody
+sees.
 """
 
 from collections.abc import Iterator
