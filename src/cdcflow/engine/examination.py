@@ -55,7 +55,7 @@ def check_source(config: Config) -> Examined:
 
 def wishes(source: SourceSettings) -> Wishes:
     """What the configuration wants of the source besides tables."""
-    return Wishes(local_only=source.origin == "none", ddl=source.ddl)
+    return Wishes(local_only=source.origin == "none", ddl=source.ddl, failover=source.failover)
 
 
 def check_journal(config: Config) -> list[Finding]:
