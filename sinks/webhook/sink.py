@@ -26,7 +26,7 @@ from itertools import accumulate
 
 from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient
 from cdcflow.model import Batch
-from cdcflow.sink import ExpectedTable, Finding, FlowContext, judge_events
+from cdcflow.sink import ExpectedTable, Finding, FlowContext, Rendered, judge_events
 from cdcflow.sink.event import encode, events
 from cdcflow.sink.order import Order, order
 from cdcflow_sinks.webhook.answer import Failure, Outcome, excerpt, judge
@@ -99,6 +99,29 @@ class WebhookSink:
 
     def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
         return judge_events(f"flow {self._flow}", tables)
+
+    def preview(self, batch: Batch) -> Sequence[Rendered]:
+        """The requests, without what is secret in them: own headers, the signature, and the URL's path."""
+        made = [(index, event["id"], encode(event)) for index, event in events(batch, self._settings.numbers)]
+        size = self._settings.max_batch if self._settings.batch else 1
+        return [self._request(made[start : start + size]) for start in range(0, len(made), size)]
+
+    def _request(self, made: Sequence[tuple[int, str, bytes]]) -> Rendered:
+        bodies = [body for _, _, body in made]
+        first, last = made[0][1], made[-1][1]
+        name = f"{self._flow}:{first}-{last}" if self._settings.batch else f"{self._flow}:{first}"
+        own = {header.lower() for header in self._settings.headers}
+        lines = [
+            f"{header.decode()}: {'***' if header.decode().lower() in own else value.decode()}"
+            for header, value in self._headers
+        ]
+        lines += [f"webhook-id: {name}", "webhook-timestamp: (when it is sent)"]
+        lines += ["webhook-signature: ***"] if self._keys else []
+        body = b",".join(bodies)
+        if self._settings.batch:
+            body = b'{"id":"%s","events":[%s]}' % (name.encode(), body)
+        target = f"POST {self._endpoint.origin}" + ("/***" if self._endpoint.target.strip("/") else "")
+        return Rendered(tuple(index for index, _, _ in made), target, "\n".join([*lines, "", body.decode()]))
 
     # One change per request.
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from cdcflow.config.document import Document, Way, dotted, read
+from cdcflow.config.examples import read_examples, read_schema
 from cdcflow.config.models import (
     FLOW_NAME,
     Config,
@@ -321,6 +322,8 @@ class _Flows:
                 settings.on_reject or ("supersede" if sink.plugin.writes == "states" else "park"),
                 settings.dead_letters,
                 steps,
+                read_examples(document, (*way, "examples"), settings.examples, self._problems),
+                read_schema(document, (*way, "schema"), settings.schema_, self._problems),
                 document.text_of(way),
             )
 
