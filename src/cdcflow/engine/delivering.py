@@ -21,6 +21,7 @@ from cdcflow.delivery import (
     Limits,
 )
 from cdcflow.engine.control import ControlServer, ipc_bytes
+from cdcflow.engine.lookups import tables_of
 from cdcflow.engine.places import Lock, Places
 from cdcflow.engine.reports import Assigned, Ended, Live, Order, Report
 from cdcflow.errors import CdcflowError, ConfigurationError, EnvironmentFault
@@ -59,7 +60,7 @@ def plan_of(config: Config, name: str) -> FlowPlan:
         options=flow.options,
         start=flow.start,
         messages=PrefixPatterns(flow.messages),
-        chain=make_chain(flow, base=config.base, mask_key=config.mask_key),
+        chain=make_chain(flow, base=config.base, mask_key=config.mask_key, tables=tables_of(config)),
         budget=Places(config.engine.state).budget(entry.connection),
         connection=entry.connection,
         on_reject=flow.on_reject,

@@ -14,6 +14,7 @@ from cdcflow.transform.step import (
     StepContext,
     StepError,
     StepPlugin,
+    TableName,
     Tables,
     Way,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "StepContext",
     "StepError",
     "StepPlugin",
+    "TableName",
     "Tables",
     "Way",
 ]

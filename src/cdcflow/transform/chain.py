@@ -10,7 +10,7 @@ with file, line and key; out of a call, where a generation does not fit that com
 flow, as Permanent with the same words: the changes before it have been given.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -21,7 +21,7 @@ from cdcflow.model import BACKFILLS, MESSAGES, Batch, Group, Relation
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.model.position import PART_SHIFT, PARTS
 from cdcflow.transform.rows import assembled, bits, has_old, joined, metas, new_columns, old_columns, resolved
-from cdcflow.transform.step import Bound, Dropped, Interruptible, Run, Site, Step, StepError
+from cdcflow.transform.step import Bound, Interruptible, Run, Site, Step, StepError
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,11 @@ class Chain:
         self._bound: list[dict[str, Bound]] = [{} for _ in self.links]
         #: (number of the step, fingerprint of the source's relation) → whether the step is for it.
         self._wanted: dict[tuple[int, str], bool] = {}
-        #: (schema, name) a relation goes to → the relation of the source that it was made of.
+        #: Fingerprint of what goes on → the relation of the source that it was made of.
         self._origins: dict[str, Relation] = {}
+        #: Fingerprints of relations in front of the tail for which a step has set `Run.omits`.
+        self._omitting: set[str] = set()
+        self._interruptible = [link.step for link in self.links if isinstance(link.step, Interruptible)]
 
     def __bool__(self) -> bool:
         return bool(self.links)
@@ -115,7 +118,7 @@ class Chain:
             except StepError as error:
                 place = link.site.at(error.way, error.line)
                 raise ConfigurationError(
-                    f"{place}: {error} (table {relation.qualified})", hint=error.hint
+                    f"{place}: {relation.qualified}: {error}", hint=error.hint
                 ) from error
             self._bound[number][relation.fingerprint] = bound
         return bound
@@ -137,65 +140,86 @@ class Chain:
     def trace(self, batch: Batch) -> list[Stage]:
         """What is there before the first and after every step, and why what is gone is gone. Raises as a
         call does."""
+        run = Run(batch, noting=True)
+        after: list[list[Group]] = [[] for _ in self.links]
+        self._run(batch, 0, len(self.links), run, after)
+        notes = run.notes or {}
         stages = [Stage(None, batch)]
         for number, link in enumerate(self.links):
-            run = Run(batch, noting=True)
-            batch = self._run(batch, number, number + 1, run)
-            notes: dict[int, Dropped] = run.notes or {}
+            refused = {index: note.reason for index, note in run.refused.items() if note.step <= number}
+            groups = _without(after[number], refused) if refused else after[number]
             stages.append(
-                Stage(link, batch, {index: note.reason for index, note in notes.items()}, run.refused)
+                Stage(
+                    link,
+                    batch.with_groups(_merged(_numbered(groups))),
+                    {index: note.reason for index, note in notes.items() if note.step == number},
+                    {index: note.reason for index, note in run.refused.items() if note.step == number},
+                )
             )
         return stages
 
     def interrupt(self) -> None:
         """Ends what a step waits for, from any thread: the call that waits raises."""
-        self._each(Interruptible.interrupt)
+        for step in self._interruptible:
+            step.interrupt()
 
     def close(self) -> None:
-        self._each(Interruptible.close)
+        for step in self._interruptible:
+            step.close()
 
-    def _each(self, action: Callable[[Interruptible], None]) -> None:
-        for link in self.links:
-            if isinstance(link.step, Interruptible):
-                action(link.step)
-
-    def _run(self, batch: Batch, start: int, stop: int, run: Run | None = None) -> Batch:
+    def _run(
+        self,
+        batch: Batch,
+        start: int,
+        stop: int,
+        run: Run | None = None,
+        after: Sequence[list[Group]] | None = None,
+    ) -> Batch:
+        """`after`, where given, gets the groups that are there after each step."""
         run = Run(batch) if run is None else run
         made: list[Group] = []
         try:
             for group in batch.groups:
                 if group.relation.oid in (MESSAGES.oid, BACKFILLS.oid):
                     made.append(group)
+                    for groups in after or ():
+                        groups.append(group)
                     continue
-                run.omits = False
-                made += self._steps(resolved(group) if start == 0 else group, start, stop, run)
+                run.omits = start > 0 and group.relation.fingerprint in self._omitting
+                made += self._steps(resolved(group) if start == 0 else group, start, stop, run, after)
         except ConfigurationError as error:
             raise Permanent(str(error), hint=error.hint) from error
-        if run.refused:
-            made = _without(made, run.refused)
+        refused = {index: note.reason for index, note in run.refused.items()}
+        if refused:
+            made = _without(made, refused)
         if run.multiplied:
             made = _numbered(made)
         found = batch.with_groups(_merged(made))
-        if run.refused:
-            found = replace(found, refused={**batch.refused, **run.refused})
+        if refused:
+            found = replace(found, refused={**batch.refused, **refused})
         return found
 
-    def _steps(self, group: Group, start: int, stop: int, run: Run) -> list[Group]:
+    def _steps(
+        self, group: Group, start: int, stop: int, run: Run, after: Sequence[list[Group]] | None
+    ) -> list[Group]:
         origin = self._origins.setdefault(group.relation.fingerprint, group.relation)
         groups: list[Group] = [group]
         for number in range(start, stop):
             if not groups:
                 break
-            if not self._wants(number, origin):
-                continue
-            run.step = number
-            after: list[Group] = []
-            for one in groups:
-                bound = self._bind(number, one.relation)
-                after += [made for made in bound.apply(one, run) if made.data.num_rows]
-            groups = after
-        for made in groups:
-            self._origins.setdefault(made.relation.fingerprint, origin)
+            if self._wants(number, origin):
+                run.step = number
+                made: list[Group] = []
+                for one in groups:
+                    bound = self._bind(number, one.relation)
+                    made += [part for part in bound.apply(one, run) if part.data.num_rows]
+                groups = made
+            if after is not None:
+                after[number] += groups
+        for one in groups:
+            self._origins.setdefault(one.relation.fingerprint, origin)
+            if run.omits:
+                self._omitting.add(one.relation.fingerprint)
         return groups
 
 

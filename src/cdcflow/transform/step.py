@@ -34,21 +34,33 @@ class StepError(ConfigurationError):
         self.line = line
 
 
+#: Schema and name.
+TableName = tuple[str, str]
+
+
 class Tables(Protocol):
     """Reads rows of other tables as they are now, in few queries; for steps that look something up."""
 
-    def columns(self, table: str) -> Sequence[Column]:
-        """The columns of `schema.table`. Raises CdcflowError where there is none, or it cannot be read."""
+    def columns(self, table: TableName) -> Sequence[Column]:
+        """The columns of a table. Raises CdcflowError where there is none, or it cannot be read."""
         ...
 
     def fetch(
-        self, table: str, by: Sequence[str], keys: Sequence[tuple[str, ...]], columns: Sequence[str]
+        self, table: TableName, by: Sequence[str], keys: Sequence[tuple[str, ...]], columns: Sequence[str]
     ) -> Mapping[tuple[str, ...], tuple[str | None, ...]]:
         """For each key that has a row, in one query: Postgres' text of `columns`.
 
         Where several rows have the key, the one of them that is smallest by these texts. Raises
         CdcflowError; `EnvironmentFault` where it may work later.
         """
+        ...
+
+    def interrupt(self) -> None:
+        """Ends what is being asked, and all later questions, with an error. From any thread."""
+        ...
+
+    def close(self) -> None:
+        """Gives back what is held. It may be asked again."""
         ...
 
 
@@ -81,8 +93,8 @@ class Run:
 
     def __init__(self, batch: Batch, *, noting: bool = False) -> None:
         self.batch = batch
-        #: Index in the batch → why the change is refused for good.
-        self.refused: dict[int, str] = {}
+        #: Index in the batch → why the change is refused for good, and the step that refused it.
+        self.refused: dict[int, Dropped] = {}
         self.notes: dict[int, Dropped] | None = {} if noting else None
         #: Number of the step that runs.
         self.step = 0
@@ -95,13 +107,13 @@ class Run:
         """The rows that `keep` (of true and false) marks; the others are dropped for `reason`."""
         if self.notes is not None:
             for index in group.meta("index").filter(pc.invert(keep)).to_pylist():
-                self.notes[index] = Dropped(self.step, reason)
+                self.notes.setdefault(index, Dropped(self.step, reason))
         return group.take(keep)
 
     def refuse(self, group: Group, wrong: pa.Array, reason: str) -> Group:
         """The group without the rows that `wrong` marks, which are refused for good."""
         for index in group.meta("index").filter(wrong).to_pylist():
-            self.refused.setdefault(index, reason)
+            self.refused.setdefault(index, Dropped(self.step, reason))
         return group.take(pc.invert(wrong))
 
     def refuse_rows(self, group: Group, reasons: Mapping[int, str]) -> Group:
@@ -110,7 +122,7 @@ class Run:
         wrong = [False] * len(group)
         for row, reason in reasons.items():
             wrong[row] = True
-            self.refused.setdefault(index[row].as_py(), reason)
+            self.refused.setdefault(index[row].as_py(), Dropped(self.step, reason))
         return group.take(pc.invert(pa.array(wrong, pa.bool_())))
 
 

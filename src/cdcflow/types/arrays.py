@@ -67,6 +67,25 @@ class Array(PgType):
         return {"lower_bounds": lower, "elements": elements} if lower else elements
 
 
+def elements(text: str, delimiter: str = ",") -> list[str | None]:
+    """The texts of an array's elements, as `unnest` gives them: those of inner arrays in a row. Raises
+    ValueError for a text that is no array."""
+    if text.startswith("["):
+        _, _, text = text.partition("=")
+    found: list[str | None] = []
+
+    def collect(value: object) -> None:
+        if isinstance(value, list):
+            for inner in value:
+                collect(inner)
+        else:
+            assert value is None or isinstance(value, str)
+            found.append(value)
+
+    collect(_parse(text, delimiter, lambda value: value))
+    return found
+
+
 def _parse(text: str, delimiter: str, element: Callable[[str], object]) -> list[object]:
     """The nested list of `{…}`. Raises ValueError for what array_out does not write
     (src/backend/utils/adt/arrayfuncs.c)."""

@@ -104,7 +104,9 @@ def test_a_step_that_does_not_fit_is_named_with_file_line_key_and_the_right_name
     made = chain({"rename": {"status": "state"}}, {"select": ["id", "stat"]})
     with pytest.raises(ConfigurationError) as caught:
         made.bind(ORDERS)
-    assert str(caught.value).startswith("flow.yaml:2: transforms[1].select[1]: there is no column 'stat'")
+    assert str(caught.value).startswith(
+        "flow.yaml:2: transforms[1].select[1]: public.orders: there is no column 'stat'"
+    )
     assert caught.value.hint == "did you mean 'state'?"
     with pytest.raises(Permanent, match=r"flow\.yaml:2: .* no column 'stat'"):
         made(some())

@@ -1,0 +1,1 @@
+"""Functions of users, run in a process of their own: what they do wrong stays there."""
