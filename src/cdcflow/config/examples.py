@@ -1,5 +1,5 @@
-"""A flow's `examples`: changes that come, and what its sink is to get of them; and `schema`, the columns of the
-tables that they speak of, for where no database is at hand."""
+"""A flow's `examples`: changes that come, and what its sink is to get of them; and `schema`, the columns of
+the tables that they speak of, for where no database is at hand."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ class ExampleSettings(Settings):
     name: str = ""
     in_: Annotated[list[ChangeSettings], BeforeValidator(_several), Field(alias="in", min_length=1)]
     out: Annotated[list[ChangeSettings], BeforeValidator(_several)]
-    given: dict[str, list[Row]] = {}
+    given: Annotated[dict[str, list[Row]], Field(default_factory=dict)]
 
 
 @dataclass(frozen=True)

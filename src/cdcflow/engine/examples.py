@@ -1,5 +1,6 @@
-"""Runs the examples that stand in a flow's file: without a database, a journal or a sink. What columns a table
-has is taken from the file's `schema`, else from the journal where there is one, else from the values."""
+"""Runs the examples that stand in a flow's file: without a database, a journal or a sink. What columns a
+table has is taken from the file's `schema`, else from the journal where there is one, else from the values.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +44,9 @@ def run_examples(config: Config, flow: str) -> list[Outcome]:
 def _run(config: Config, flow: Flow, example: Example, known: Mapping[str, Relation]) -> Outcome:
     outcome = Outcome(flow.name, example.name, str(example.place))
     given = {
-        table: _relation(flow, table if "." in table else f"public.{table}", [(row, None) for row in rows], known)
+        table: _relation(
+            flow, table if "." in table else f"public.{table}", [(row, None) for row in rows], known
+        )
         for table, rows in example.settings.given.items()
     }
     tables = _Given(given, example.settings.given)
@@ -79,10 +82,10 @@ def changes_of(
         op = Op[str(change.get("op") or _op(new, old)).upper()]
         if relation.full and op is Op.UPDATE and old is not None and new is not None:
             old = {**new, **old}
-        rows = [_texts(relation, row, where) for row in (new, old)]
+        came, went = _texts(relation, new, where), _texts(relation, old, where)
         if op is Op.DELETE:
-            rows = [None, rows[1] or rows[0]]
-        made.append(Made(relation, op, rows[0], rows[1], Position(8, number)))
+            came, went = None, went or came
+        made.append(Made(relation, op, came, went, Position(8, number)))
     return made
 
 
@@ -139,11 +142,11 @@ def _texts(relation: Relation, row: Mapping[str, Any] | None, where: str) -> dic
 class _Given:
     """The rows of an example that steps look up."""
 
-    def __init__(self, relations: Mapping[str, Relation], rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    def __init__(
+        self, relations: Mapping[str, Relation], rows: Mapping[str, Sequence[Mapping[str, Any]]]
+    ) -> None:
         self._relations = {(found.schema, found.name): found for found in relations.values()}
-        self._rows = {
-            (relations[name].schema, relations[name].name): some for name, some in rows.items()
-        }
+        self._rows = {(relations[name].schema, relations[name].name): some for name, some in rows.items()}
 
     def _of(self, table: TableName) -> Relation:
         found = self._relations.get(table)

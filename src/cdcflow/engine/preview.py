@@ -320,7 +320,9 @@ def _explained(
 
 
 def _shape(step: str, relation: Relation) -> Shape:
-    columns = tuple(ColumnSeen(c.name, types.of(c).name, c.key and not relation.full) for c in relation.columns)
+    columns = tuple(
+        ColumnSeen(c.name, types.of(c).name, c.key and not relation.full) for c in relation.columns
+    )
     return Shape(step, relation.qualified, columns)
 
 
@@ -340,7 +342,9 @@ def validate(
         found += [Finding("error", f"flow {name}", error, hint) for error, hint in wrong]
         if not explained and config.flows[name].from_:
             said = "none of its tables is known here: neither the journal nor the source shows one"
-            found.append(Finding("warning", f"flow {name}", said, "run it once, or make the source reachable"))
+            found.append(
+                Finding("warning", f"flow {name}", said, "run it once, or make the source reachable")
+            )
         elif not wrong:
             steps, count = len(config.flows[name].transforms), len(explained)
             found.append(Finding("ok", f"flow {name}", f"{steps} step(s) fit {count} table(s)"))

@@ -28,8 +28,8 @@ BOOL, INT8, TEXT, JSONB, NUMERIC, DATE, TIMESTAMPTZ = 16, 20, 25, 3802, 1700, 10
 
 
 def in_journal(path: Path) -> dict[str, Relation]:
-    """The newest generation of each table that the journal's segments speak of, by `schema.table`. Empty where
-    there is no journal."""
+    """The newest generation of each table that the journal's segments speak of, by `schema.table`. Empty
+    where there is no journal."""
     try:
         found = segments(path)
     except OSError:

@@ -32,7 +32,10 @@ def _frames(segment: Segment, end: int) -> list[tuple[int, int]]:
     """Offset and number of changes of each frame that may be read."""
     found = []
     # What stands behind the end is being written; a segment that is gone was removed meanwhile.
-    with contextlib.suppress(FileNotFoundError, BadFrame), contextlib.closing(SegmentFile(segment.path)) as file:
+    with (
+        contextlib.suppress(FileNotFoundError, BadFrame),
+        contextlib.closing(SegmentFile(segment.path)) as file,
+    ):
         at = 0
         while (prefix := file.prefix(at)) is not None and prefix.end <= end:
             if prefix.kind == Kind.CHANGES:
