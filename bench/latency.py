@@ -89,7 +89,7 @@ def measure(source: Source, seconds: float, directory: Path, say: Callable[[str]
     source.publish(TABLE, TABLE)
     record = directory / "received.jsonl"
     with _receiver(record) as url:
-        sinks = {"hook": {"type": "webhook", "url": url, "secret": SECRET}}
+        sinks = {"hook": {"type": "webhook", "url": url, "secret": SECRET, "allow": ["127.0.0.1"]}}
         config = configure(directory, source.dsn, TABLE, TABLE, sinks)
         with Engine(config) as engine:
             engine.wait_until_streaming()

@@ -11,5 +11,8 @@ plugin = SinkPlugin(
     settings=WebhookSettings,
     create=lambda settings, _options, context: WebhookSink(settings, context),
     # A second or less of sending, so that a stop need not wait long and a failure repeats little.
+    # A request has a timeout of its own, and a thousand of them may take their time.
+    deadline=None,
+    repeats=lambda settings: bool(settings.batch),
     batching=Batching(max_changes=1_000, max_bytes=8 << 20),
 )

@@ -6,7 +6,9 @@
 | 3xx                                       | permanent: redirects are not followed (Standard Webhooks)    |
 | 408, 425, 429, 5xx                        | again, not before `Retry-After`                              |
 | 400, 413, 422                             | this request is refused; others may be accepted              |
-| any other 4xx (401, 403, 404, 410 …)      | permanent: a person must do something before any is accepted |
+| 401, 403, 407                             | the credentials are refused                                  |
+| 410                                       | no more is wanted (Standard Webhooks): the flow stops        |
+| any other 4xx (404, 405 …)                | permanent: a person must do something before any is accepted |
 | none: a timeout, a connection that failed | again. The outcome is unknown, so the same id goes out again |
 """
 
@@ -20,6 +22,8 @@ from enum import Enum
 from http import HTTPStatus
 from typing import Any
 
+from cdcflow.errors import DeliveryError, Transient, Unauthorized
+
 #: Of an endpoint's own words, in characters.
 EXCERPT = 200
 #: Values up to this length are concealed as whole words only: "1" is in every other text.
@@ -27,17 +31,21 @@ SHORT = 3
 #: A value is recognised by its beginning, since what repeats it may cut it off.
 BEGINNING = 16
 
+#: Under these names, events of every shape have values of rows.
+_ROWS = frozenset({"key", "new", "old", "before", "after", "content", "bytes", "subject"})
+
 _REFUSED = frozenset({400, 413, 422})
 _AGAIN = frozenset({408, 425, 429})
 #: Not about this request, so that others need not be tried.
 _EVERYWHERE = frozenset({429, 503})
 
 _HINTS = {
-    401: "check the `secret` and the `headers` of the sink",
-    403: "check the `secret` and the `headers` of the sink",
+    401: "check the `secret`, the `auth` and the `headers` of the sink",
+    403: "check the `secret`, the `auth` and the `headers` of the sink",
     404: "check the `url` of the sink",
     405: "check the `url` of the sink, which must take POST",
-    410: "the receiver wants no more events: pause or remove the flow, or give the sink another `url`",
+    410: "the receiver wants no more events: pause or remove the flow, or give the sink another `url`; it is"
+    " tried again only when somebody says so",
 }
 
 
@@ -46,12 +54,23 @@ class Outcome(Enum):
 
     AGAIN = "again"
     PERMANENT = "permanent"
+    UNAUTHORIZED = "unauthorized"
+    DISABLED = "disabled"
     REFUSED = "refused"
+
+
+_OUTCOMES = {
+    401: Outcome.UNAUTHORIZED,
+    403: Outcome.UNAUTHORIZED,
+    407: Outcome.UNAUTHORIZED,
+    410: Outcome.DISABLED,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A request that was not accepted. `everywhere`: other requests would fare the same now."""
+    """A request that was not accepted. `everywhere`: other requests would fare the same now. `unanswered`:
+    what became of it is unknown. `told`: the reason says itself who it is about."""
 
     outcome: Outcome
     reason: str
@@ -59,6 +78,15 @@ class Failure:
     retry_after: float | None = None
     everywhere: bool = False
     too_large: bool = False
+    unanswered: bool = False
+    told: bool = False
+
+    @classmethod
+    def of(cls, error: DeliveryError) -> "Failure":
+        """What has failed before the request was made."""
+        outcome = Outcome.UNAUTHORIZED if isinstance(error, Unauthorized) else Outcome.AGAIN
+        wish = error.retry_after if isinstance(error, Transient) else None
+        return cls(outcome, str(error), error.hint, wish, everywhere=True, told=True)
 
 
 def judge(status: int, retry_after: str | None, words: str) -> Failure | None:
@@ -71,14 +99,21 @@ def judge(status: int, retry_after: str | None, words: str) -> Failure | None:
         name = str(status)
     reason = f"answered {name}" + (f": {words}" if words else "")
     if status >= 500 or status in _AGAIN:
-        wish = seconds(retry_after, datetime.now(UTC)) if retry_after else None
-        return Failure(Outcome.AGAIN, reason, retry_after=wish, everywhere=status in _EVERYWHERE)
+        return Failure(
+            Outcome.AGAIN, reason, retry_after=seconds_from(retry_after), everywhere=status in _EVERYWHERE
+        )
     if status in _REFUSED:
         return Failure(Outcome.REFUSED, reason, too_large=status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     hint = _HINTS.get(status, "")
     if 300 <= status < 400:
         hint = "redirects are not followed: set `url` to where the endpoint is now"
-    return Failure(Outcome.PERMANENT, reason, hint=hint, everywhere=True)
+    outcome = _OUTCOMES.get(status, Outcome.PERMANENT)
+    return Failure(outcome, reason, hint=hint, everywhere=True)
+
+
+def seconds_from(retry_after: str | None) -> float | None:
+    """`seconds` from now."""
+    return seconds(retry_after, datetime.now(UTC)) if retry_after else None
 
 
 def seconds(retry_after: str, now: datetime) -> float | None:
@@ -108,12 +143,18 @@ def excerpt(answer: bytes, sent: bytes, secrets: Iterable[str]) -> str:
 
 
 def _values(body: bytes) -> Iterator[str]:
-    """The values of all rows in a request's body."""
+    """The values of all rows in a request's body, whatever its shape."""
     # With the digits of numbers as they stand, and with whatever surrogates a json column holds.
-    sent = json.loads(body, parse_int=str, parse_float=str)
-    for event in sent.get("events", [sent]):
-        for part in ("key", "new", "old"):
-            yield from _leaves(event[part])
+    yield from _rows(json.loads(body, parse_int=str, parse_float=str))
+
+
+def _rows(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        for inner in value:
+            yield from _rows(inner)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner) if name in _ROWS else _rows(inner)
 
 
 def _leaves(value: Any) -> Iterator[str]:

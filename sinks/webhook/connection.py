@@ -9,12 +9,16 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import certifi
 import httpcore
 import httpx
+
+from cdcflow.errors import EnvironmentFault
+from cdcflow_sinks.webhook.addresses import AllowList, CheckedBackend, Forbidden, resolve
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -45,7 +49,18 @@ class NoAnswer:
 class Endpoint:
     """Where requests go. `origin` is what people are shown of the URL, since paths can be credentials."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout: float,
+        allowed: Iterable[str] = (),
+        *,
+        ca: Path | None = None,
+        cert: Path | None = None,
+        key: Path | None = None,
+    ) -> None:
+        self._allowed = AllowList(allowed)
+        self._ca, self._cert, self._key = ca, cert, key
         parsed = httpx.URL(url)
         self.timeout = timeout
         self.secure = parsed.scheme == "https"
@@ -65,32 +80,59 @@ class Endpoint:
             return None
         context = ssl.create_default_context()
         context.load_verify_locations(cafile=certifi.where())
+        try:
+            if self._ca is not None:
+                context.load_verify_locations(cafile=self._ca)
+            if self._cert is not None:
+                context.load_cert_chain(self._cert, self._key)
+        except (OSError, ssl.SSLError) as error:
+            raise EnvironmentFault(
+                f"a file of the sink's `tls` cannot be used: {getattr(error, 'strerror', None) or error}",
+                hint="give certificates and keys in PEM form that this user may read",
+            ) from error
         context.set_alpn_protocols(["http/1.1"])
         return context
 
     def new_connection(self, tls: ssl.SSLContext | None) -> httpcore.AsyncHTTPConnection:
-        return httpcore.AsyncHTTPConnection(self._url.origin, ssl_context=tls, http1=True, http2=False)
-
-    def request(self, headers: Headers, body: bytes) -> httpcore.Request:
-        framing = (b"Content-Length", b"%d" % len(body))
-        return httpcore.Request(
-            "POST", self._url, headers=[self._host_header, *headers, framing], content=body
+        backend = CheckedBackend(self._allowed)
+        return httpcore.AsyncHTTPConnection(
+            self._url.origin, ssl_context=tls, http1=True, http2=False, network_backend=backend
         )
+
+    def request(self, headers: Headers, body: bytes, target: bytes | None) -> httpcore.Request:
+        framing = (b"Content-Length", b"%d" % len(body))
+        url = self._url
+        if target is not None:
+            url = httpcore.URL(scheme=url.scheme, host=url.host, port=url.port, target=target)
+        return httpcore.Request("POST", url, headers=[self._host_header, *headers, framing], content=body)
 
     async def reach(self) -> str | NoAnswer:
         """Connects, does the TLS handshake and hangs up; returns the address that answered."""
         try:
             tls = await asyncio.to_thread(self.tls)
             async with asyncio.timeout(self.timeout):
-                _, writer = await asyncio.open_connection(self.host, self.port, ssl=tls)
+                writer = await self._connect(tls)
         except TimeoutError:
             return self.too_late()
-        except OSError as error:
+        except (OSError, Forbidden) as error:
             return _no_answer(error)
         host, port, *_ = writer.get_extra_info("peername")
         # Without the farewell of TLS, which the other side may take its time for.
         writer.transport.abort()
         return f"{host}:{port}"
+
+    async def _connect(self, tls: ssl.SSLContext | None) -> asyncio.StreamWriter:
+        failure: OSError | None = None
+        for address in await resolve(self.host, self.port, self._allowed):
+            try:
+                name = self.host if tls is not None else None
+                _, writer = await asyncio.open_connection(address, self.port, ssl=tls, server_hostname=name)
+            except OSError as error:
+                failure = error
+            else:
+                return writer
+        assert failure is not None
+        raise failure
 
     def too_late(self) -> NoAnswer:
         return NoAnswer(f"did not answer within {self.timeout:g} s", everywhere=False)
@@ -104,20 +146,27 @@ class Line:
         self._tls = tls
         self._connection: httpcore.AsyncHTTPConnection | None = None
 
-    async def post(self, headers: Headers, body: bytes) -> Answer | NoAnswer:
-        """Sends a request and returns the answer, or why there was none in time."""
+    async def post(self, headers: Headers, body: bytes, target: bytes | None = None) -> Answer | NoAnswer:
+        """Sends a request and returns the answer, or why there was none in time. `target` is the path and
+        the query where they are not the endpoint's own."""
         endpoint = self._endpoint
         whole = False
         try:
             # Over the whole exchange: a receiver that sends a byte now and then is not alive.
             async with asyncio.timeout(endpoint.timeout):
                 connection = await self._connected()
-                response = await connection.handle_async_request(endpoint.request(headers, body))
+                response = await connection.handle_async_request(endpoint.request(headers, body, target))
                 answer = Answer(response.status, _retry_after(response.headers), await _beginning(response))
             whole = True
         except TimeoutError:
             return endpoint.too_late()
-        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
+        except (
+            httpcore.NetworkError,
+            httpcore.TimeoutException,
+            httpcore.ProtocolError,
+            OSError,
+            Forbidden,
+        ) as error:
             return _no_answer(error)
         finally:
             # Also when cancelled: what is left of this exchange must not meet the next one.
@@ -162,6 +211,12 @@ def _retry_after(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
 def _no_answer(error: BaseException) -> NoAnswer:
     """The reason in words that name neither the request nor the URL."""
     for cause in _causes(error):
+        if isinstance(cause, Forbidden):
+            return NoAnswer(
+                str(cause),
+                hint="check the `url`; if it is meant, name its host under `allow` of the sink",
+                lasting=True,
+            )
         if isinstance(cause, ssl.SSLCertVerificationError):
             return NoAnswer(
                 f"has a certificate that cannot be trusted: {cause.verify_message}",

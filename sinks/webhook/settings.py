@@ -1,14 +1,19 @@
 """What can be said about a `webhook` sink in `cdcflow.yaml`."""
 
+import ipaddress
 import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
-from cdcflow.sink import Secret, SinkSettings
+from cdcflow.sink import ConfigPath, Secret, Settings, SinkSettings
 from cdcflow.sink.quantities import Duration
 from cdcflow.types import Numbers
+from cdcflow_sinks.webhook.auth import AuthSettings
+from cdcflow_sinks.webhook.shapes import ShapeName
 from cdcflow_sinks.webhook.signature import signing_key
+from cdcflow_sinks.webhook.templates import for_header
+from cdcflow_sinks.webhook.urls import url_with_fields
 
 #: RFC 9110, section 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -27,24 +32,6 @@ def _signing_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
-def _url(text: str) -> str:
-    # A hundred milliseconds that a command which reads no webhook's settings need not spend.
-    import httpx
-
-    try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL as error:
-        # Without the library's words, which repeat parts of the URL.
-        raise ValueError("is not a URL: write one such as https://example.com/hook") from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError("is not an http URL: write one such as https://example.com/hook")
-    if url.userinfo:
-        raise ValueError("holds a user or a password: set `headers: {Authorization: …}` instead")
-    if url.fragment:
-        raise ValueError("holds a fragment (#…), which is never sent: remove it")
-    return text
-
-
 def _headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
     for name, value in headers.items():
         if not _TOKEN.fullmatch(name):
@@ -56,12 +43,63 @@ def _headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
     return headers
 
 
+def _row_headers(headers: dict[str, str]) -> dict[str, str]:
+    for name, text in headers.items():
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of an HTTP header")
+        if (
+            name.lower() in _OURS
+            or name.lower().startswith(("webhook-", "ce-"))
+            or name.lower() == "authorization"
+        ):
+            raise ValueError(f"the header {name} is set by cdcflow: remove it")
+        if not for_header(text):
+            raise ValueError(f"the header {name} has no field of the row: set it under `headers`")
+        if not _FIELD_VALUE.fullmatch(for_header(text).sample()):
+            raise ValueError(f"the header {name} holds more than printable ASCII")
+    return headers
+
+
+def _allowed(entry: str) -> str:
+    if "/" in entry:
+        try:
+            ipaddress.ip_network(entry)
+        except ValueError as error:
+            raise ValueError(f"{entry!r} is no network: {error}") from error
+    elif not entry or (any(character in entry for character in "*:@ ") and not _is_address(entry)):
+        raise ValueError(f"expected a host as in the URL, an address or a network, found {entry!r}")
+    return entry
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+class TlsSettings(Settings):
+    """`tls:`, for endpoints with authorities of their own, or that want to know the client (mutual TLS)."""
+
+    #: Trusted beside the system's authorities.
+    ca: ConfigPath | None = None
+    cert: ConfigPath | None = None
+    key: ConfigPath | None = None
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("`cert` and `key` go together")
+        return self
+
+
 class WebhookSettings(SinkSettings):
     """An endpoint that takes events by POST."""
 
     type: Literal["webhook"] = "webhook"
     #: Not shown: many services put the credential into the path.
-    url: Annotated[str, AfterValidator(_url), Field(repr=False)]
+    url: Annotated[str, AfterValidator(url_with_fields), Field(repr=False)]
     #: `whsec_` and the base64 of 24 to 64 bytes. Several: each signs, so that a receiver can go over from
     #: one to the next. None: requests are not signed.
     secret: Annotated[
@@ -80,6 +118,18 @@ class WebhookSettings(SinkSettings):
     #: `safe`: what JavaScript would change (integers beyond 2^53, numeric) is a string. `exact`: every number
     #: is a JSON number with all its digits, for receivers that have exact numbers.
     numbers: Numbers = "safe"
+    #: What a body looks like: see `cdcflow_sinks.webhook.shapes`.
+    shape: ShapeName = "native"
+    #: Headers that come from the row, such as `{X-Tenant: "{row.tenant}"}`.
+    row_headers: Annotated[dict[str, str], AfterValidator(_row_headers)] = Field(default_factory=dict)
+    #: The signature is over what was compressed: that is what a receiver's framework hands on, and all that
+    #: the specification's own libraries can verify.
+    compress: Literal["gzip"] | None = None
+    auth: AuthSettings | None = None
+    tls: TlsSettings = TlsSettings()
+    #: Hosts (as they stand in the URL) and networks that may be reached although they are not public: without
+    #: an entry here no request goes to a loopback, private or link-local address, whatever name has it.
+    allow: tuple[Annotated[str, AfterValidator(_allowed)], ...] = ()
 
     @model_validator(mode="after")
     def _options_have_an_effect(self) -> Self:
@@ -90,4 +140,8 @@ class WebhookSettings(SinkSettings):
             raise ValueError(
                 "`concurrency` has no effect with `batch: true`, which sends one request at a time"
             )
+        if self.batch and self.shape == "cloudevents-binary":
+            raise ValueError("several events in one request have no binary form: write `shape: cloudevents`")
+        if self.auth is not None and any(name.lower() == "authorization" for name in self.headers):
+            raise ValueError("`auth` and the header Authorization say the same thing twice: remove one")
         return self

@@ -1,40 +1,63 @@
 """The `webhook` sink: every change reaches the endpoint at least once, and in order within each key.
 
-The body of a request is an event (`cdcflow.sink.event`), or with `batch: true` an object of events,
-`{"id": …, "events": […]}`. Headers and signature follow Standard Webhooks. `webhook-id` says what is in the
-request: the flow and the event's id (`orders:0/1A2B3C8:7`), or the ids of the first and the last event
-(`orders:0/1A2B3C8:7-0/1A2B3D0:2`). The same id is the same content, so a receiver can drop what it has seen.
-A retry sends the same requests again. After a restart a batch may be cut at other places: then an event can
-arrive in two requests with different ids, and a receiver of batches which must not act twice looks at the ids
-of the events.
-
-What was accepted is remembered: a `write` that is repeated sends only the rest. A batch that begins before
-the last one is a rewind, and is sent as a whole.
+Headers and signature follow Standard Webhooks. `webhook-id` says what is in the request: the flow and the
+event's id (`orders:0/1A2B3C8:7`), or with `batch: true` the ids of the first and the last event
+(`orders:0/1A2B3C8:7-0/1A2B3D0:2`). The same id is the same content, and the same changes have the same id
+over retries and restarts: where a batch is cut follows from its changes alone, and the engine gives the batch
+that it was in the middle of again as it was (`SinkPlugin.repeats`). Only what changes the content changes
+the id: a change that was refused or parked meanwhile, or an endpoint that takes less than before.
 
 One change per request: up to `concurrency` requests at once. After a failure, changes behind it wait, and
 others go on, unless the failure is about the endpoint as a whole or as many failed in a row as there are
-connections. If only single changes were refused, `Rejected` names them and, as withheld, those that come
-behind them, and everything else was accepted. Batches go one at a time; a refused batch does not say which of
-its events is meant, so it is `Permanent`, except that one which is too large is sent in parts.
+connections. Whatever was accepted is told to the engine and not sent again. If only single changes were
+refused, `Rejected` names them and, as withheld, those that come behind them.
+
+Several per request: one request at a time. A refused one does not say which of its events is meant, so its
+halves are sent, until single ones are refused; where one after the other is, the trouble is not with single
+ones, and the flow needs attention.
 """
 
 import asyncio
+import gzip
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from itertools import accumulate
 
-from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient
+from cdcflow.errors import DeliveryError, Disabled, Permanent, Rejected, Transient, Unauthorized
 from cdcflow.model import Batch
 from cdcflow.sink import ExpectedTable, Finding, FlowContext, Rendered, judge_events
-from cdcflow.sink.event import encode, events
+from cdcflow.sink.event import events
 from cdcflow.sink.order import Order, order
+from cdcflow.sink.sizing import Size
 from cdcflow_sinks.webhook.answer import Failure, Outcome, excerpt, judge
+from cdcflow_sinks.webhook.auth import Authorization, OAuth2Auth, authorization
 from cdcflow_sinks.webhook.connection import Endpoint, Headers, Line, NoAnswer
 from cdcflow_sinks.webhook.settings import WebhookSettings
+from cdcflow_sinks.webhook.shapes import shape
 from cdcflow_sinks.webhook.signature import signature, signing_key
+from cdcflow_sinks.webhook.templates import NoValue, filled, for_header, for_url
 
 AGENT = b"cdcflow"
+
+#: After so many single refusals without anything accepted, what is refused is not single changes.
+HOPELESS = 10
+
+#: A request that went unanswered so often goes out in parts. The first time it goes out as it was, with its
+#: id: it may have been taken.
+SLOW = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A change ready to be sent: `body` is its event's, `target` and `headers` are those that its row asks
+    for (None and empty: the endpoint's own)."""
+
+    index: int
+    identity: str
+    body: bytes
+    target: bytes | None
+    headers: tuple[tuple[bytes, bytes], ...]
 
 
 class WebhookSink:
@@ -43,47 +66,67 @@ class WebhookSink:
     def __init__(self, settings: WebhookSettings, context: FlowContext) -> None:
         self._flow = context.flow
         self._settings = settings
-        self._endpoint = Endpoint(settings.url, settings.timeout)
-        self._keys = [signing_key(secret.get_secret_value()) for secret in settings.secret]
+        self._endpoint = self._to(settings.url.partition("{")[0] if "{" in settings.url else settings.url)
+        self._url = for_url("/" + settings.url.partition("://")[2].partition("/")[2])
+        self._row_headers = {name: for_header(text) for name, text in settings.row_headers.items()}
+        self._shape = shape(settings.shape, context.flow)
+        self._size = Size(settings.max_batch)
+        #: The first event of a request that went unanswered, and how often.
+        self._unanswered = ("", 0)
+        self._keys: list[bytes] = []
+        self._headers: Headers = []
+        self._secrets: list[str] = []
+        self._auth: Authorization | None = None
+        self._lines: list[Line] = []
+
+    def _to(self, url: str) -> Endpoint:
+        tls = self._settings.tls
+        return Endpoint(
+            url, self._settings.timeout, self._settings.allow, ca=tls.ca, cert=tls.cert, key=tls.key
+        )
+
+    async def open(self) -> None:
+        """Makes no connection: an endpoint that is down is a matter of `write`. Reads the secrets as they are
+        now. Raises Unauthorized where one of them can be none."""
+        settings = self._settings
+        try:
+            self._keys = [signing_key(secret.get_secret_value()) for secret in settings.secret]
+        except ValueError as error:
+            raise Unauthorized(str(error), hint="correct the file of the sink's `secret`") from None
         own = {name: value.get_secret_value() for name, value in settings.headers.items()}
-        self._secrets = [secret.get_secret_value() for secret in settings.secret]
-        self._secrets += [*own.values(), self._endpoint.target.strip("/")]
-        self._headers: Headers = [(b"Content-Type", b"application/json")]
+        kind = self._shape.several_type if settings.batch else self._shape.content_type
+        self._headers = [(b"Content-Type", kind)]
+        if settings.compress:
+            self._headers.append((b"Content-Encoding", b"gzip"))
         if not any(name.lower() == "user-agent" for name in own):
             self._headers.append((b"User-Agent", AGENT))
         self._headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in own.items()]
-        self._lines: list[Line] = []
-        #: Where the last batch began. From there on, everything below `_done` was accepted, and these above.
-        self._base = 0
-        self._done = 0
-        self._accepted: set[int] = set()
-        #: The last offset of a request of several events that has not been accepted, or -1.
-        self._cut = -1
-        #: A request of several events has to be smaller, as the endpoint has said. Bytes; None: it has not.
-        self._too_large: int | None = None
-
-    async def open(self) -> None:
-        """Makes no connection: an endpoint that is down is a matter of `write`."""
+        if settings.auth is not None:
+            token = settings.auth.token_url if isinstance(settings.auth, OAuth2Auth) else None
+            self._auth = authorization(settings.auth, None if token is None else self._to(token))
+        self._secrets = [secret.get_secret_value() for secret in settings.secret]
+        self._secrets += [*own.values(), self._endpoint.target.strip("/")]
         tls = await asyncio.to_thread(self._endpoint.tls)
-        count = 1 if self._settings.batch else self._settings.concurrency
+        count = 1 if settings.batch else settings.concurrency
         self._lines = [Line(self._endpoint, tls) for _ in range(count)]
 
     async def write(self, batch: Batch) -> None:
-        if batch.base < self._base:
-            self._done, self._cut = 0, -1
-            self._accepted.clear()
-        self._base = batch.base
+        refused: dict[int, str] = {}
+        items = list(self._items(batch, refused))
         if self._settings.batch:
-            await self._write_together(batch)
+            await self._write_together(items, refused)
         else:
-            await self._write_each(batch)
-        self._done = max(self._done, batch.end)
-        self._accepted = {offset for offset in self._accepted if offset >= self._done}
+            await self._write_each(batch, items, refused)
+        if refused:
+            raise Rejected(refused)
 
     async def close(self) -> None:
         lines, self._lines = self._lines, []
         for line in lines:
             await line.close()
+        auth, self._auth = self._auth, None
+        if auth is not None:
+            await auth.close()
 
     async def probe(self) -> Sequence[Finding]:
         subject = f"webhook {self._endpoint.origin}"
@@ -92,7 +135,7 @@ class WebhookSink:
             hint = reached.hint or "start the receiver, or correct the `url` of the sink"
             return [Finding("error", subject, reached.reason, hint)]
         found = [Finding("ok", subject, f"takes connections at {reached}")]
-        if not self._keys:
+        if not self._settings.secret:
             remedy = "give the sink a `secret`, so that the receiver can tell our requests from others"
             found.append(Finding("warning", subject, "requests are not signed", remedy))
         return found
@@ -101,47 +144,62 @@ class WebhookSink:
         return judge_events(f"flow {self._flow}", tables)
 
     def preview(self, batch: Batch) -> Sequence[Rendered]:
-        """The requests, without what is secret in them: own headers, the signature, and the URL's path."""
-        made = [(index, event["id"], encode(event)) for index, event in events(batch, self._settings.numbers)]
-        size = self._settings.max_batch if self._settings.batch else 1
-        return [self._request(made[start : start + size]) for start in range(0, len(made), size)]
+        """The requests, without what is or may be secret: own headers, the signature, the URL's path."""
+        left = list(self._items(batch, {}))
+        found = []
+        while left:
+            part = self._cut(left) if self._settings.batch else left[:1]
+            left = left[len(part) :]
+            found.append(self._request(part))
+        return found
 
-    def _request(self, made: Sequence[tuple[int, str, bytes]]) -> Rendered:
-        bodies = [body for _, _, body in made]
-        first, last = made[0][1], made[-1][1]
-        name = f"{self._flow}:{first}-{last}" if self._settings.batch else f"{self._flow}:{first}"
-        own = {header.lower() for header in self._settings.headers}
-        lines = [
-            f"{header.decode()}: {'***' if header.decode().lower() in own else value.decode()}"
-            for header, value in self._headers
-        ]
-        lines += [f"webhook-id: {name}", "webhook-timestamp: (when it is sent)"]
-        lines += ["webhook-signature: ***"] if self._keys else []
-        body = b",".join(bodies)
+    def _request(self, part: Sequence[_Item]) -> Rendered:
+        first, last = part[0], part[-1]
+        name, body, kind = f"{self._flow}:{first.identity}", first.body, self._shape.content_type
         if self._settings.batch:
-            body = b'{"id":"%s","events":[%s]}' % (name.encode(), body)
-        target = f"POST {self._endpoint.origin}" + ("/***" if self._endpoint.target.strip("/") else "")
-        return Rendered(tuple(index for index, _, _ in made), target, "\n".join([*lines, "", body.decode()]))
+            assert self._shape.several is not None
+            name = f"{name}-{last.identity}"
+            body, kind = self._shape.several(name, [item.body for item in part]), self._shape.several_type
+        lines = [f"Content-Type: {kind.decode()}", *(f"{header}: ***" for header in self._settings.headers)]
+        lines += [f"{header.decode()}: {value.decode()}" for header, value in first.headers]
+        lines += [f"webhook-id: {name}", "webhook-timestamp: (when it is sent)"]
+        lines += ["Authorization: ***"] if self._settings.auth is not None else []
+        lines += ["webhook-signature: ***"] if self._settings.secret else []
+        path = "/***" if first.target is not None or self._endpoint.target.strip("/") else ""
+        indexes = tuple(item.index for item in part)
+        text = "\n".join([*lines, "", body.decode()])
+        return Rendered(indexes, f"POST {self._endpoint.origin}{path}", text)
+
+    def _items(self, batch: Batch, refused: dict[int, str]) -> Iterator[_Item]:
+        """What there is to send; a change that its own row makes impossible to send is refused."""
+        one, headers_of = self._shape.one, self._shape.headers
+        plain = not self._url and not self._row_headers and headers_of is None
+        for index, event in events(batch, self._settings.numbers):
+            if plain:
+                yield _Item(index, event["id"], one(event), None, ())
+                continue
+            try:
+                target = self._url.fill(event).encode("ascii") if self._url else None
+            except NoValue as error:
+                refused[index] = f"the URL {error}"
+                continue
+            headers = filled(self._row_headers, event)
+            if headers_of is not None:
+                headers += headers_of(event)
+            yield _Item(index, event["id"], one(event), target, tuple(headers))
 
     # One change per request.
 
-    async def _write_each(self, batch: Batch) -> None:
-        changes = []
-        bodies = []
-        for change, (_, event) in zip(batch.changes(), events(batch, self._settings.numbers), strict=True):
-            if change.offset >= self._done and change.offset not in self._accepted:
-                changes.append(change)
-                bodies.append((str(change.position), encode(event)))
-        if not changes:
-            return
+    async def _write_each(self, batch: Batch, items: list[_Item], refused: dict[int, str]) -> None:
+        ready = {item.index for item in items}
+        changes = [change for change in batch.changes() if change.index in ready]
         delivery = _Delivery(order(changes), limit=len(self._lines))
 
         async def work(line: Line) -> None:
             while (number := delivery.next()) is not None:
-                identity, body = bodies[number]
-                failure = await self._post(line, identity, body)
+                item = items[number]
+                failure = await self._post(line, item.identity, item.body, item)
                 if failure is None:
-                    self._accepted.add(changes[number].offset)
                     delivery.accepted(number)
                     start()
                 else:
@@ -157,66 +215,99 @@ class WebhookSink:
         async with asyncio.TaskGroup() as group:
             group.create_task(work(idle.pop()))
             start()
-        error = delivery.error(self._endpoint.origin, [change.index for change in changes])
+        error = delivery.error(self._endpoint.origin, [item.index for item in items], refused)
         if error is not None:
             raise error
 
     # Several changes per request.
 
-    async def _write_together(self, batch: Batch) -> None:
-        waiting = [
-            (batch.base + index, event["id"], encode(event))
-            for index, event in events(batch, self._settings.numbers)
-            if batch.base + index >= self._done
-        ]
+    async def _write_together(self, items: list[_Item], refused: dict[int, str]) -> None:
+        written: list[int] = []
+        waiting = [items]
+        hopeless = 0
         while waiting:
-            part = waiting[: self._count(waiting)]
-            (_, first_id, _), (last, last_id, _) = part[0], part[-1]
-            self._cut = last
-            together = b",".join(body for _, _, body in part)
-            failure = await self._post(self._lines[0], f"{first_id}-{last_id}", together)
-            if failure is not None and failure.too_large and len(part) > 1:
-                self._too_large, self._cut = len(together), -1
+            rest = waiting.pop()
+            if not rest:
                 continue
-            if failure is not None:
-                raise _error(failure, self._endpoint.origin)
-            del waiting[: len(part)]
-            self._done, self._cut = last + 1, -1
+            part = self._cut(rest)
+            failure = await self._post_together(part)
+            if failure is None:
+                written += [item.index for item in part]
+                hopeless = 0
+                self._size.fine(len(part))
+                waiting.append(rest[len(part) :])
+            elif failure.too_large and len(part) > 1:
+                self._size.too_much(len(part))
+                waiting.append(rest)
+            elif failure.outcome is Outcome.REFUSED and len(part) > 1 and hopeless < HOPELESS:
+                half = len(part) // 2
+                waiting += [rest[len(part) :], part[half:], part[:half]]
+            elif failure.outcome is Outcome.REFUSED and hopeless < HOPELESS:
+                refused[part[0].index] = f"{self._endpoint.origin} {failure.reason}"
+                hopeless += not written
+                waiting.append(rest[1:])
+            else:
+                self._not_answered(part, failure)
+                raise _error(failure, self._endpoint.origin, written, refused)
+        # What has the same index comes of one change: it is written when all of it is.
 
-    def _count(self, waiting: Sequence[tuple[int, str, bytes]]) -> int:
-        """How many of the events that wait go into the next request."""
-        most = min(self._settings.max_batch, len(waiting))
-        if self._cut >= 0:
-            # What became of this request may be unknown: it must go out as it was, with its id.
-            same = sum(offset <= self._cut for offset, _, _ in waiting[:most])
-            if same:
-                return same
-        if self._too_large is not None:
-            sizes = accumulate(len(body) + 1 for _, _, body in waiting[:most])
-            # Half of what was too large, so that few requests are needed to find what is not.
-            most = max(sum(size <= self._too_large // 2 for size in sizes), 1)
-        return most
+    def _cut(self, waiting: list[_Item]) -> list[_Item]:
+        """The next request: events for the same URL with the same headers, as many as may be."""
+        first = waiting[0]
+        part = []
+        for item in waiting[: self._size.now]:
+            if (item.target, item.headers) != (first.target, first.headers):
+                break
+            part.append(item)
+        return part
 
-    async def _post(self, line: Line, identity: str, body: bytes) -> Failure | None:
+    def _not_answered(self, part: Sequence[_Item], failure: Failure) -> None:
+        if not failure.unanswered or len(part) == 1:
+            return
+        first, before = self._unanswered
+        count = before + 1 if first == part[0].identity else 1
+        self._unanswered = part[0].identity, count
+        if count >= SLOW:
+            self._size.too_much(len(part))
+
+    async def _post_together(self, part: Sequence[_Item]) -> Failure | None:
+        assert self._shape.several is not None
+        identity = f"{part[0].identity}-{part[-1].identity}"
+        body = self._shape.several(f"{self._flow}:{identity}", [item.body for item in part])
+        return await self._post(self._lines[0], identity, body, part[0])
+
+    async def _post(self, line: Line, identity: str, body: bytes, item: _Item) -> Failure | None:
         """Sends one request; None: accepted."""
         name = f"{self._flow}:{identity}"
-        if self._settings.batch:
-            body = b'{"id":"%s","events":[%s]}' % (name.encode(), body)
         stamp = int(time.time())
+        sent = gzip.compress(body, compresslevel=5, mtime=0) if self._settings.compress else body
         headers = [
             *self._headers,
+            *item.headers,
             (b"webhook-id", name.encode()),
             (b"webhook-timestamp", b"%d" % stamp),
         ]
+        if self._auth is not None:
+            try:
+                headers.append((b"Authorization", await self._auth.value()))
+            except DeliveryError as error:
+                return Failure.of(error)
         if self._keys:
             headers.append((b"webhook-signature", signature(self._keys, name, stamp, body).encode()))
-        answer = await line.post(headers, body)
+        answer = await line.post(headers, sent, item.target)
         if isinstance(answer, NoAnswer):
             outcome = Outcome.PERMANENT if answer.lasting else Outcome.AGAIN
-            return Failure(outcome, answer.reason, answer.hint, everywhere=answer.everywhere)
+            return Failure(
+                outcome,
+                answer.reason,
+                answer.hint,
+                everywhere=answer.everywhere,
+                unanswered=not answer.everywhere,
+            )
         if 200 <= answer.status < 300:
             return None
-        return judge(answer.status, answer.retry_after, excerpt(answer.body, body, self._secrets))
+        secrets = [*self._secrets, *(self._auth.secrets() if self._auth is not None else ())]
+        return judge(answer.status, answer.retry_after, excerpt(answer.body, body, secrets))
 
 
 class _Delivery:
@@ -231,6 +322,7 @@ class _Delivery:
         self._in_a_row = 0
         self._stopped = False
         self._failures: dict[int, Failure] = {}
+        self._accepted: set[int] = set()
 
     @property
     def ready(self) -> int:
@@ -243,6 +335,7 @@ class _Delivery:
 
     def accepted(self, number: int) -> None:
         self._in_a_row = 0
+        self._accepted.add(number)
         for follower in self._order.followers[number]:
             self._waits[follower] -= 1
             if not self._waits[follower]:
@@ -254,31 +347,59 @@ class _Delivery:
             self._in_a_row += 1
             self._stopped |= failure.everywhere or self._in_a_row >= self._limit
 
-    def error(self, origin: str, indexes: Sequence[int]) -> DeliveryError | None:
-        """What `write` raises. `indexes` are the changes' places in the batch.
+    def error(self, origin: str, indexes: Sequence[int], refused: dict[int, str]) -> DeliveryError | None:
+        """What `write` raises. `indexes` are the changes' places in the batch; `refused` those that were
+        refused before anything was sent.
 
-        What may heal by itself comes first, since the batch comes again in any case.
+        What may heal by itself comes first, since the rest comes again in any case.
         """
         by_outcome: dict[Outcome, Failure] = {}
         for failure in self._failures.values():
             by_outcome.setdefault(failure.outcome, failure)
+        refused |= {
+            indexes[number]: f"{origin} {failure.reason}"
+            for number, failure in sorted(self._failures.items())
+            if failure.outcome is Outcome.REFUSED
+        }
         wishes = [one.retry_after for one in self._failures.values() if one.retry_after is not None]
-        for outcome in (Outcome.AGAIN, Outcome.PERMANENT):
-            if outcome in by_outcome:
-                return _error(by_outcome[outcome], origin, max(wishes, default=None))
-        if not self._failures:
+        for outcome in Outcome:
+            if outcome in by_outcome and outcome is not Outcome.REFUSED:
+                # What has the same index comes of one change: it is written when all of it is.
+                unsent = {index for number, index in enumerate(indexes) if number not in self._accepted}
+                written = [indexes[number] for number in self._accepted if indexes[number] not in unsent]
+                return _error(by_outcome[outcome], origin, written, refused, max(wishes, default=None))
+        if not refused:
             return None
-        refused = {indexes[number]: self._failures[number].reason for number in sorted(self._failures)}
         behind = {waiting for number in self._failures for waiting in self._order.behind(number)}
         return Rejected(refused, withheld={indexes[number] for number in behind} - refused.keys())
 
 
-def _error(failure: Failure, origin: str, wish: float | None = None) -> DeliveryError:
-    message = f"{origin} {failure.reason}"
-    if failure.outcome is Outcome.AGAIN:
-        wish = failure.retry_after if wish is None else wish
-        return Transient(message, retry_after=wish, hint=failure.hint)
+def _error(
+    failure: Failure,
+    origin: str,
+    written: Sequence[int],
+    refused: dict[int, str],
+    wish: float | None = None,
+) -> DeliveryError:
+    message = failure.reason if failure.told else f"{origin} {failure.reason}"
+    wish = failure.retry_after if wish is None else wish
     hint = failure.hint
-    if failure.outcome is Outcome.REFUSED:
-        hint = "a refused batch does not say which event is meant: mend the receiver, or set `batch: false`"
-    return Permanent(message, hint=hint)
+    match failure.outcome:
+        case Outcome.AGAIN:
+            return Transient(
+                message,
+                retry_after=wish,
+                everywhere=failure.everywhere,
+                hint=hint,
+                written=written,
+                refused=refused,
+            )
+        case Outcome.UNAUTHORIZED:
+            return Unauthorized(message, hint=hint, written=written, refused=refused)
+        case Outcome.DISABLED:
+            return Disabled(message, hint=hint, written=written, refused=refused)
+        case Outcome.REFUSED:
+            hint = "one change after the other is refused, so they are not meant singly: mend the receiver"
+            return Permanent(message, hint=hint, written=written)
+        case Outcome.PERMANENT:
+            return Permanent(message, hint=hint, written=written, refused=refused)

@@ -135,7 +135,7 @@ class Project:
         self.files = directory / "events"
         self.log = directory / "engine.log"
         self._process: subprocess.Popen[bytes] | None = None
-        hook_sink = f"  hook: {{type: webhook, url: '{hook}'}}\n" if hook else ""
+        hook_sink = f"  hook: {{type: webhook, url: '{hook}', allow: [127.0.0.1]}}\n" if hook else ""
         hook_flow = "  - {name: hook, from: [public.accounts, public.moves], to: hook}\n" if hook else ""
         (directory / "cdcflow.yaml").write_text(
             f"source: {{dsn: '{self.dsn}', tables: [public.*]}}\n"

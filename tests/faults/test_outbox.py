@@ -45,7 +45,7 @@ class Outbox(Project):
             "sinks:\n"
             "  warehouse: {type: duckdb, path: warehouse.duckdb}\n"
             "  files: {type: jsonl, path: events}\n"
-            f"  hook: {{type: webhook, url: '{hook}'}}\n"
+            f"  hook: {{type: webhook, url: '{hook}', allow: [127.0.0.1]}}\n"
             "flows:\n"
             "  - {name: hook, messages: [order.paid, beat], to: hook}\n"
             "  - {name: files, from: [public.*], to: files}\n"

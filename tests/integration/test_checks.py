@@ -108,7 +108,11 @@ class Shop:
 
     def configure(self, *, hook: str = "", keep: str = "1MB") -> None:
         """`hook`: the URL of a webhook for one more flow."""
-        sink = f"  hook: {{type: webhook, url: '{hook}', secret: {SECRET}}}\n" if hook else ""
+        sink = (
+            f"  hook: {{type: webhook, url: '{hook}', secret: {SECRET}, allow: [127.0.0.1]}}\n"
+            if hook
+            else ""
+        )
         flow = "  - {name: hook, from: [shop.docs], to: hook}\n" if hook else ""
         self.config.write_text(
             f"""\

@@ -22,6 +22,7 @@ from cdcflow.delivery.checkpoints import CheckpointStore
 from cdcflow.delivery.credentials import Look, look, replaced
 from cdcflow.delivery.feed import Feed
 from cdcflow.delivery.handover import Handover, OnReject, Terms
+from cdcflow.delivery.in_flight import InFlight, read_again
 from cdcflow.delivery.letters import LetterStore
 from cdcflow.delivery.moving import carry_out
 from cdcflow.delivery.progress import FlowReport, state_of
@@ -126,6 +127,7 @@ class FlowWorker:
             None if letters is None else Redelivery(self._handover, letters, self._transform_letter)
         )
         self._secrets: Look = {}
+        self._in_flight = InFlight(store.path) if plan.plugin.repeats(plan.settings) else None
         self._failure: Exception | None = None
         self._failing_since: float | None = None
         self._checkpoint: int | None = None
@@ -144,6 +146,8 @@ class FlowWorker:
         finally:
             if self._reader is not None:
                 self._reader.close()
+            if self._in_flight is not None:
+                self._in_flight.close()
             await asyncio.to_thread(self.plan.chain.close)
 
     def stop(self) -> None:
@@ -277,9 +281,11 @@ class FlowWorker:
             self._healed()
             log.info("flow %s delivers from offset %d", self.plan.name, offset)
             limits, window = self.plan.plugin.batching, self.plan.chain.window
+            again = await self._read_again(reader, offset)
+            offset = again[-1].end if again else offset
             async with Feed(Reader(self._journal), offset, self._transform, limits, window) as feed:
                 self._feed = feed
-                await self._deliver(sink, feed)
+                await self._deliver(sink, feed, again)
         finally:
             self._sink = self._feed = None
             if self._redelivery is not None:
@@ -318,17 +324,28 @@ class FlowWorker:
         self._changed()
         await self._unless_stopped(self._live.wait())
 
-    async def _deliver(self, sink: Sink, feed: Feed) -> None:
+    async def _read_again(self, reader: Reader, offset: int) -> Sequence[Batch]:
+        if self._in_flight is None:
+            return ()
+        end = await asyncio.to_thread(self._in_flight.of, self.plan.name, offset)
+        return await read_again(reader, self._transform, self.plan.plugin.batching, offset, end)
+
+    async def _begin(self, batch: Batch) -> None:
+        assert self._in_flight is not None
+        await asyncio.to_thread(self._in_flight.begin, self.plan.name, batch)
+
+    async def _deliver(self, sink: Sink, feed: Feed, again: Sequence[Batch] = ()) -> None:
         if self._stop.is_set():
             raise _Stop
         # Asked once: isinstance of a runtime protocol costs as much as a small batch.
         keeps_checkpoint = isinstance(sink, TransactionalSink)
         schema_sink = sink if isinstance(sink, SchemaSink) else None
         self._handover.terms = replace(self._handover.terms, whole=keeps_checkpoint)
+        first = list(again)
         while not self._stop.is_set():
             if self._redelivery is not None and self._redelivery.waiting:
                 await self._persist(self._redeliver, sink)
-            batch = await feed.take()
+            batch = first.pop(0) if first else await feed.take()
             if batch is None:
                 continue
             self._writing = batch
@@ -338,6 +355,8 @@ class FlowWorker:
                 if schema_sink is not None:
                     await self._persist(self._prepare, schema_sink, batch)
                 # A batch without changes tells a transactional sink nothing but its new checkpoint.
+                if self._in_flight is not None and len(batch):
+                    await self._persist(self._begin, batch)
                 if len(batch) or keeps_checkpoint or batch.refused:
                     await self._persist(self._hand_over, sink, batch)
                 if not keeps_checkpoint:

@@ -42,7 +42,7 @@ engine:
 
 sinks:
   warehouse: {{type: duckdb, path: warehouse.duckdb}}
-  hook: {{type: webhook, url: "{url}", secret: "file:hook.secret"}}
+  hook: {{type: webhook, url: "{url}", secret: "file:hook.secret", allow: [127.0.0.1]}}
 
 # A file per flow.
 flows: flows/

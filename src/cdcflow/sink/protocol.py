@@ -171,6 +171,9 @@ class SinkPlugin:
     #: whether it is up again. None: each entry of `sinks:` is an account of its own. The text may hold a
     #: secret; it is only ever hashed.
     account: Callable[[Any], str | None] = lambda _settings: None
+    #: Whether the batch that was being written when the process ended is to come again exactly as it was: for
+    #: a destination that knows requests for several changes by an id of their own. Costs an fsync per batch.
+    repeats: Callable[[Any], bool] = lambda _settings: False
     #: Seconds after which a `write` that has not ended is cancelled and counts as `Transient`: a driver
     #: hangs. None: it may take as long as it likes, and must not be cancelled.
     deadline: float | None = 600.0
