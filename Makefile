@@ -6,6 +6,7 @@
 #   make check                      formatting, lint, types, import arrows
 #   make stress                     load and kills for a minute; ARGS="--seconds 300 --seed N" for more
 #   make oracle                     random values of every type, judged by Postgres; ARGS="--values 200000 --seed 7"
+#   make differential               SQL expressions, judged by Postgres; ARGS="--expressions 20000 --rows 50"
 #   make bench                      the numbers of the README, on your machine
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -15,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test oracle check format bench stress install dev clean
+.PHONY: demo test oracle differential check format bench stress install dev clean
 
 install: $(VENV)/.installed
 dev: $(VENV)/.dev
@@ -42,6 +43,9 @@ test: dev
 
 oracle: dev
 	PYTHONPATH=tests $(BIN)/python -m oracle $(ARGS)
+
+differential: dev
+	PYTHONPATH=tests $(BIN)/python -m differential $(ARGS)
 
 check: dev
 	$(BIN)/ruff format --check .

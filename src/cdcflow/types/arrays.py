@@ -63,7 +63,7 @@ class Array(PgType):
             # `[0:1][2:3]={{…},{…}}`: given only when a lower bound is not 1.
             bounds, _, text = text.partition("=")
             lower = [int(part.partition(":")[0]) for part in bounds[1:-1].split("][")]
-        elements = _parse(text, self.delimiter, element)
+        elements = parse_array(text, self.delimiter, element)
         return {"lower_bounds": lower, "elements": elements} if lower else elements
 
 
@@ -82,11 +82,11 @@ def elements(text: str, delimiter: str = ",") -> list[str | None]:
             assert value is None or isinstance(value, str)
             found.append(value)
 
-    collect(_parse(text, delimiter, lambda value: value))
+    collect(parse_array(text, delimiter, lambda value: value))
     return found
 
 
-def _parse(text: str, delimiter: str, element: Callable[[str], object]) -> list[object]:
+def parse_array(text: str, delimiter: str, element: Callable[[str], object]) -> list[object]:
     """The nested list of `{…}`. Raises ValueError for what array_out does not write
     (src/backend/utils/adt/arrayfuncs.c)."""
     root: list[object] = []

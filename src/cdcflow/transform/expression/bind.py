@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdcflow.errors import ExpressionError
-from cdcflow.transform.expression import branches, casts, catalog, parse, reading, resolve
+from cdcflow.transform.expression import branches, casts, catalog, lists, parse, reading, resolve
 from cdcflow.transform.expression.conversion import codec, decimal_type
 from cdcflow.transform.expression.frame import Datum, Rows
-from cdcflow.transform.expression.function import Fails, Refused, Supported, Variant
+from cdcflow.transform.expression.function import Fails, Refused, Supported, Variant, constant_value
 from cdcflow.transform.expression.node import Bound, Run, as_array, combined, constant, undecided
 from cdcflow.transform.expression.scope import Column, Meta, Scope
 from cdcflow.transform.expression.sqltype import (
@@ -121,7 +121,7 @@ class _Binder:
         """The value that a literal's text has in that type."""
         if kind.declared:
             return pa.scalar(text, pa.string())
-        read = reading.READERS.get(kind.key)
+        read = reading.reader(kind)
         if read is None:
             raise self.refusal(f"a literal of type {kind.name} is not supported", at)
         try:
@@ -299,9 +299,14 @@ class _Binder:
         collation = ""
         if resolve.category(result) == "S":
             collation = next((arg.collation for arg in args if arg.collation), "")
+        if variant.stable and not self.scope.with_change:
+            raise self.refusal("now() is the change's commit time, but there is no change here", at)
         if args and not variant.stable and all(arg.constant is not None for arg in args):
             return constant(result, self._folded(kernel, args, at), at, collation)
-        return combined(result, _calling(kernel, args), at, args, fails=variant.fails, collation=collation)
+        bound = combined(result, _calling(kernel, args), at, args, fails=variant.fails, collation=collation)
+        return (
+            bound if not variant.stable else Bound(**{**_fields(bound), "metas": frozenset({"commit_time"})})
+        )
 
     def _folded(self, kernel: Any, args: Sequence[Bound], at: int) -> pa.Scalar:
         rows = Rows(None, 1)
@@ -420,6 +425,14 @@ class _Binder:
             return self._extreme(node)
         if kind == "like":
             return self.operator(node.name, [self.bind(arg) for arg in node.args], node.at)
+        if kind == "similar":
+            return self.operator(node.name, [self.bind(arg) for arg in node.args], node.at)
+        if kind == "array":
+            return self._array(node)
+        if kind == "subscript":
+            return self._subscript(node)
+        if kind in ("any", "all"):
+            return self._any_or_all(node)
         if kind == "collate":
             return self._collate(node)
         if kind == "value":
@@ -514,10 +527,8 @@ class _Binder:
             return self.logical("or", equals, at) if len(equals) > 1 else equals[0]
         if operand.constant is not None:
             return self.logical("or", equals, at)
-        present = [
-            item.constant.as_py() for item in items if item.constant is not None and item.constant.is_valid
-        ]
-        wanted = pa.array(present, codec(kind).arrow)
+        present = [constant_value(item) for item in items if not item.is_null]
+        wanted = codec(kind).build(present)
         has_null = len(present) < len(items)
 
         def kernel(_rows: Rows, values: Datum) -> pa.Array:
@@ -578,8 +589,9 @@ class _Binder:
         if left.undecided and right.undecided:
             left = self.coerce(left, TEXT)
         equal = self.operator("=", [left, right], node.at)
-        if left.undecided:
-            left = self.coerce(left, TEXT if right.undecided else right.type)
+        # Of the type that the operator takes it for (parse_expr.c, transformAExprNullIf).
+        kind = resolve.operator("=", [left.type, right.type]).args[0]
+        left = left if left.type.declared else self.coerce(left, kind)
 
         def run(rows: Rows) -> Datum:
             values = as_array(left.run(rows), rows.count)
@@ -614,6 +626,54 @@ class _Binder:
         if value.constant is not None and best.constant is not None:
             return constant(kind, as_array(run(Rows(None, 1)), 1)[0], at, value.collation or best.collation)
         return combined(kind, run, at, [value, best, comparison], collation=value.collation or best.collation)
+
+    def _array(self, node: parse.Form) -> Bound:
+        if not node.args:
+            raise self.refusal("an empty array needs a type", node.at, "write '{}'::text[]")
+        values, kind = self.common([self.bind(arg) for arg in node.args], "ARRAY", node.at)
+        if kind.declared or kind.is_array:
+            raise self.refusal(f"an array of {kind.name} is not supported", node.at)
+        return self.apply(Variant(lists.build(kind), strict=False), values, kind.bare.array, node.at)
+
+    def _subscript(self, node: parse.Form) -> Bound:
+        value, *indexes = (self.bind(arg) for arg in node.args)
+        if not value.type.is_array or len(indexes) != 1:
+            raise self.refusal(f"a subscript of {value.type.name} is not supported", node.at)
+        index = self.coerce(indexes[0], INT4) if indexes[0].undecided else indexes[0]
+        if not resolve.can_coerce(index.type, "int4"):
+            raise self.refusal("array subscript must have type integer", index.at)
+        index = self.coerce(index, INT4)
+        kernel = lists.item(value.type)
+        return self.apply(Variant(kernel, fails=True), [value, index], value.type.element, node.at)
+
+    def _any_or_all(self, node: parse.Form) -> Bound:
+        """`value op ANY (array)`."""
+        value, array = (self.bind(arg) for arg in node.args)
+        if array.undecided:
+            known = TEXT if value.undecided else value.type
+            if known.declared or known.is_array:
+                raise self.refusal(f"an array of {known.name} is not supported", array.at)
+            array = self.coerce(array, known.bare.array)
+        if not array.type.is_array:
+            raise self.refusal("op ANY/ALL requires an array on the right side", array.at)
+        element = array.type.element
+        try:
+            resolved = resolve.operator(node.name, [value.type, element])
+        except resolve.NoMatch as error:
+            raise self._no_match(
+                node.name, [value, Bound(element, array.run, array.at)], node.at, error
+            ) from None
+        if resolved.result.key != BOOL.key:
+            raise self.refusal("op ANY/ALL requires an operator that gives a boolean", node.at)
+        wanted = resolved.args[1]
+        variant = OPERATORS[node.name].variants.get(resolved.key) if node.name in OPERATORS else None
+        if variant is None or variant.kernel is None or wanted.key != element.key:
+            raise self.refusal(
+                f"{node.name} ANY/ALL of {array.type.name} is not supported here", node.at, "cast the array"
+            )
+        value = self.coerce(value, resolved.args[0])
+        kernel = lists.any_or_all(variant.kernel, element, every=node.kind == "all")
+        return self.apply(Variant(kernel, fails=True, strict=False), [value, array], BOOL, node.at)
 
     def _collate(self, node: parse.Form) -> Bound:
         value = self.bind(node.args[0])

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdcflow.transform.expression import documents, exact, reading
-from cdcflow.transform.expression.conversion import codec, decimal_type, write_numeric
+from cdcflow.transform.expression.conversion import codec, decimal_type, rescaled, write_numeric
 from cdcflow.transform.expression.frame import Datum, Rows
 from cdcflow.transform.expression.function import Fails, Variant, row_kernel
 from cdcflow.transform.expression.moments import DAY
@@ -55,14 +55,19 @@ def _to_text(source: SqlType) -> Variant:
         return Variant(lambda _rows, values: pc.if_else(values, "true", "false"))
     if source.key == "bpchar":
         return Variant(lambda _rows, values: pc.utf8_rtrim(values, characters=" "))
+    if source.key == "inet":
+        # Unlike the output function, the cast always shows the mask (network.c, network_show).
+        return Variant(row_kernel(_with_mask, [source], TEXT))
     write = codec(source).write
     return Variant(lambda rows, values: write(as_array(values, rows.count)))
 
 
+def _with_mask(address: str) -> str:
+    return address if "/" in address else f"{address}/{128 if ':' in address else 32}"
+
+
 def _from_text(source: SqlType, target: SqlType) -> Variant | None:
-    if target.key == "float4":
-        return Variant(row_kernel(_read_float4, [TEXT], target), fails=True)
-    read = reading.READERS.get(target.key)
+    read = reading.reader(target)
     if read is None:
         return None
     kernel = row_kernel(read, [TEXT], target)
@@ -70,18 +75,6 @@ def _from_text(source: SqlType, target: SqlType) -> Variant | None:
         # Through text, which has no padding; a conversion by input function sees it.
         kernel = row_kernel(read, [BPCHAR], target)
     return Variant(kernel, fails=True)
-
-
-def _read_float4(text: str) -> float:
-    value = reading.double(text)
-    # Read from the text itself: by way of a double it could be rounded twice.
-    trimmed = text.strip(" \t\n\r\v\f")
-    narrow = pc.cast(pa.scalar(trimmed), pa.float32()).as_py() if trimmed[-1:].isdigit() else value
-    if (narrow in (float("inf"), float("-inf")) and abs(value) != float("inf")) or (
-        narrow == 0 and value != 0
-    ):
-        raise Fails("value is out of range for type real")
-    return float(narrow)
 
 
 # --- numbers -----------------------------------------------------------------------------------------------
@@ -148,19 +141,20 @@ def _numeric_to_integer(target: str) -> Variant:
     exactly = row_kernel(convert, [NUMERIC], builtin(target))
 
     def kernel(rows: Rows, values: Datum) -> pa.Array:
-        if pa.types.is_decimal(values.type):
-            try:
-                return pc.cast(pc.round(values, 0, round_mode="half_towards_infinity"), arrow)
-            except pa.ArrowInvalid:
-                pass
-        return exactly(rows, values)
+        whole = rescaled(values, 0, "half_towards_infinity")
+        if whole is None:
+            return exactly(rows, values)
+        try:
+            return pc.cast(whole, arrow)
+        except pa.ArrowInvalid:
+            return exactly(rows, values)
 
     return Variant(kernel, fails=True)
 
 
 def _numeric_to_float(target: str) -> Variant:
     arrow = pa.float32() if target == "float4" else pa.float64()
-    read: Callable[[str], float] = _read_float4 if target == "float4" else reading.double
+    read: Callable[[str], float] = reading.single if target == "float4" else reading.double
 
     def exactly(rows: Rows, values: Datum) -> pa.Array:
         def convert(value: Decimal) -> float:
@@ -253,7 +247,8 @@ def _json_scalar(read: Callable[[Any], Any], kind: type, name: str) -> Callable[
     def convert(text: str) -> Any:
         value = documents.load(text)
         if value is None:
-            return None
+            # NULL since PostgreSQL 18, an error before.
+            raise Fails("a cast of a JSON null is not supported here")
         if not isinstance(value, kind):
             raise Fails(f"cannot cast jsonb value to type {name}")
         return read(value)
@@ -295,6 +290,12 @@ _CASTS: dict[tuple[str, str], Variant] = {
     ("interval", "time"): _row(_interval_to_time, "interval", "time"),
     ("json", "jsonb"): _row(documents.canonical, "json", "jsonb"),
     ("jsonb", "json"): Variant(_same),
+    ("jsonb", "float8"): _row(
+        _json_scalar(lambda v: reading.double(str(v)), Decimal, "double precision"), "jsonb", "float8"
+    ),
+    ("jsonb", "float4"): _row(
+        _json_scalar(lambda v: reading.single(str(v)), Decimal, "real"), "jsonb", "float4"
+    ),
     ("jsonb", "bool"): _row(_json_scalar(bool, bool, "boolean"), "jsonb", "bool"),
     ("jsonb", "numeric"): _row(_json_scalar(lambda v: v, Decimal, "numeric"), "jsonb", "numeric"),
     **{
@@ -350,11 +351,10 @@ def _fit_numeric(kind: SqlType) -> Variant:
     exactly = row_kernel(convert, [NUMERIC], NUMERIC)
 
     def kernel(rows: Rows, values: Datum) -> pa.Array:
-        if arrow is not None and precision >= scale and pa.types.is_decimal(values.type):
+        fitted = rescaled(values, scale, "half_towards_infinity") if arrow is not None else None
+        if fitted is not None and precision >= scale:
             try:
-                if values.type.scale > scale:
-                    values = pc.round(values, scale, round_mode="half_towards_infinity")
-                return pc.cast(values, arrow)
+                return pc.cast(fitted, arrow)
             except pa.ArrowInvalid:
                 pass
         return exactly(rows, values)

@@ -461,6 +461,8 @@ class Signature:
     result: str
     variadic: bool = False
     defaults: int = 0
+    #: The arguments as declared, where a variadic one has been given its number.
+    declared: str = ""
 
 
 OIDS: dict[str, int] = {}

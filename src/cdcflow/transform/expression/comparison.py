@@ -31,7 +31,7 @@ _ARROW = {
     ">": pc.greater,
     ">=": pc.greater_equal,
 }
-_PYTHON: dict[str, Compare] = {"=": eq, "<>": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
+PYTHON: dict[str, Compare] = {"=": eq, "<>": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
 
 #: Pairs of types that have operators of their own for each other.
 _INTEGERS = ("int2", "int4", "int8")
@@ -39,7 +39,7 @@ _FLOATS = ("float4", "float8")
 #: Their Arrow form orders as they do.
 _ORDERED = ("date", "time", "timestamp", "timestamptz", "bool", "uuid", "bytea")
 #: What is equal is the same text, but the order is not the text's.
-_EQUAL_AS_TEXT = ("inet", "cidr", "macaddr", "macaddr8", "char", "oid", "pg_lsn")
+_EQUAL_AS_TEXT = ("inet", "macaddr")
 
 
 def plain(name: str) -> Kernel:
@@ -54,7 +54,7 @@ def plain(name: str) -> Kernel:
 def floating(name: str) -> Kernel:
     """NaN equals itself and is greater than everything, unlike IEEE's."""
     compare = _ARROW[name]
-    by_key = _PYTHON[name]
+    by_key = PYTHON[name]
 
     def key(value: float) -> tuple[bool, float]:
         return (True, 0.0) if value != value else (False, value)
@@ -78,7 +78,7 @@ def _has_nan(values: Datum) -> bool:
 
 def numeric(name: str) -> Kernel:
     compare = _ARROW[name]
-    by_key = _PYTHON[name]
+    by_key = PYTHON[name]
     exactly = row_kernel(
         lambda a, b: by_key(exact.sort_key(a), exact.sort_key(b)), [builtin("numeric")] * 2, BOOL
     )

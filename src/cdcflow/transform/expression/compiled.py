@@ -1,8 +1,10 @@
 """A compiled expression, as the chain of steps uses it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cdcflow.errors import EvaluationError, ExpressionError
 from cdcflow.transform.expression.bind import bind
@@ -45,20 +47,31 @@ class Expression:
 
     def evaluate(self, frame: Frame) -> pa.Array:
         """The values, one per row, as `conversion` holds the type."""
-        return self._checked(Rows(frame, frame.count))
+        values, failures = self.attempt(frame)
+        if failures:
+            raise EvaluationError(failures)
+        return values
 
-    def _checked(self, rows: Rows) -> pa.Array:
+    def attempt(self, frame: Frame) -> tuple[pa.Array, Mapping[int, str]]:
+        """As `evaluate`, but instead of raising it gives the rows that fail, with the reasons; they are
+        null."""
+        rows = Rows(frame, frame.count)
         values = as_array(self._bound.run(rows), rows.count)
         if rows.failures:
-            raise EvaluationError(rows.failures)
-        return values
+            failed = pa.array([row in rows.failures for row in range(rows.count)])
+            values = pc.if_else(failed, pa.scalar(None, values.type), values)
+        return values, rows.failures
 
     def text(self, frame: Frame) -> pa.StringArray:
         """The values as Postgres' own text, as a batch holds them."""
         read = self._bound.text
         if read is not None:
             return read(Rows(frame, frame.count))
-        return codec(self.type).write(self.evaluate(frame))
+        return self.write(self.evaluate(frame))
+
+    def write(self, values: pa.Array) -> pa.StringArray:
+        """Postgres' text of values that `evaluate` or `attempt` gave."""
+        return codec(self.type).write(values)
 
     def predicate(self, frame: Frame) -> pa.BooleanArray:
         """Where the value is true: NULL counts as false. The expression must be boolean."""

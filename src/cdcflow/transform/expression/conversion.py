@@ -123,6 +123,21 @@ def numeric_text(value: Decimal) -> str:
     return "NaN" if value.is_nan() else ("-Infinity" if value < 0 else "Infinity")
 
 
+def rescaled(values: pa.Array | pa.Scalar, digits: int, mode: str) -> pa.Array | None:
+    """Decimals at another scale, or None where Arrow's do not hold the result."""
+    if not pa.types.is_decimal(values.type):
+        return None
+    before = values.type
+    # Rounding can carry into one more digit, which Arrow drops without a word where the type has no room.
+    wider = decimal_type(before.precision + 1, before.scale)
+    target = decimal_type(before.precision - before.scale + 1 + digits, digits)
+    if target is None or wider is None:
+        return None
+    if before.scale > digits:
+        values = pc.round(pc.cast(values, wider), digits, round_mode=mode)
+    return pc.cast(values, target)
+
+
 def _numeric(typmod: int) -> Codec:
     exact = types.of(Column("", types.numbers.NUMERIC, typmod))
     declared = exact.arrow if pa.types.is_decimal(exact.arrow) else None

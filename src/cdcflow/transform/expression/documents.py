@@ -22,7 +22,7 @@ def _constant(_word: str) -> Any:
     raise Fails(INVALID)
 
 
-def _number(text: str) -> Decimal:
+def number(text: str) -> Decimal:
     value = Decimal(text)
     exponent = value.as_tuple().exponent
     if isinstance(exponent, int) and exponent > 0:
@@ -32,14 +32,14 @@ def _number(text: str) -> Decimal:
     return value
 
 
-_DECODER = json.JSONDecoder(parse_float=_number, parse_int=_number, parse_constant=_constant)
+DECODER = json.JSONDecoder(parse_float=number, parse_int=number, parse_constant=_constant)
 
 
 @lru_cache(maxsize=4096)
 def load(text: str) -> Any:
     """The document with Decimal for every number. The value is shared: never change it."""
     try:
-        return _DECODER.decode(text)
+        return DECODER.decode(text)
     except (ValueError, RecursionError):
         raise Fails(INVALID) from None
 

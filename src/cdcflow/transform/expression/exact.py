@@ -18,9 +18,8 @@ _MAX_WEIGHT_DIGITS = 131_072
 CONTEXT = Context(
     prec=400_000, Emax=999_999, Emin=-999_999, traps=[InvalidOperation, DivisionByZero, Overflow, Inexact]
 )
-_ROUNDING = Context(
-    prec=400_000, Emax=999_999, Emin=-999_999, rounding=ROUND_HALF_UP, traps=[InvalidOperation]
-)
+#: For quantizing, which is inexact on purpose.
+LOOSE = Context(prec=400_000, Emax=999_999, Emin=-999_999, rounding=ROUND_HALF_UP, traps=[InvalidOperation])
 
 NAN = Decimal("NaN")
 INFINITY = Decimal("Infinity")
@@ -47,8 +46,8 @@ def rounded(value: Decimal, scale: int) -> Decimal:
     """To that many digits behind the point (or before it), ties away from zero."""
     if not value.is_finite():
         return value
-    result = value.quantize(Decimal(1).scaleb(-scale), context=_ROUNDING)
-    return result if scale >= 0 else result.quantize(Decimal(1), context=_ROUNDING)
+    result = value.quantize(Decimal(1).scaleb(-scale), context=LOOSE)
+    return result if scale >= 0 else result.quantize(Decimal(1), context=LOOSE)
 
 
 def is_special(a: Decimal, b: Decimal) -> bool:
@@ -98,16 +97,17 @@ def _divide_special(a: Decimal, b: Decimal) -> Decimal:
 
 def _quotient(a: Decimal, b: Decimal, scale: int) -> Decimal:
     """a / b to that many digits, ties away from zero."""
-    sign, top, bottom = _fraction(a, b)
+    sign, top, bottom = fraction(a, b)
     whole, rest = divmod(top * 10**scale, bottom)
     whole += 2 * rest >= bottom
     return Decimal(-whole if sign else whole).scaleb(-scale, context=CONTEXT)
 
 
-def _fraction(a: Decimal, b: Decimal) -> tuple[bool, int, int]:
+def fraction(a: Decimal, b: Decimal) -> tuple[bool, int, int]:
+    """a / b as (negative, numerator, denominator) of integers."""
     a_scale, b_scale = scale_of(a), scale_of(b)
-    top = int(abs(a).scaleb(a_scale, context=CONTEXT)) * 10**b_scale
-    bottom = int(abs(b).scaleb(b_scale, context=CONTEXT)) * 10**a_scale
+    top = int(a.copy_abs().scaleb(a_scale, context=CONTEXT)) * 10**b_scale
+    bottom = int(b.copy_abs().scaleb(b_scale, context=CONTEXT)) * 10**a_scale
     return a.is_signed() != b.is_signed(), top, bottom
 
 
@@ -125,7 +125,7 @@ def _leading(value: Decimal) -> tuple[int, int]:
     if value.is_zero():
         return 0, 0
     weight = value.adjusted() // _BASE_DIGITS
-    return weight, int(abs(value).scaleb(-weight * _BASE_DIGITS, context=CONTEXT))
+    return weight, int(value.copy_abs().scaleb(-weight * _BASE_DIGITS, context=CONTEXT))
 
 
 def modulo(a: Decimal, b: Decimal) -> Decimal:
@@ -154,3 +154,13 @@ def absolute(a: Decimal) -> Decimal:
 def sort_key(a: Decimal) -> tuple[int, Decimal]:
     """NaN equals itself and is greater than everything."""
     return (1, ZERO) if a.is_nan() else (0, a)
+
+
+def trimmed(a: Decimal) -> Decimal:
+    """Without the zeros at the end behind the point."""
+    if not a.is_finite():
+        return a
+    short = a.normalize(CONTEXT)
+    exponent = short.as_tuple().exponent
+    assert isinstance(exponent, int)
+    return short if exponent <= 0 else short.quantize(Decimal(1), context=CONTEXT)

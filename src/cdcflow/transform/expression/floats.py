@@ -2,6 +2,10 @@
 value, with an
 exponent below 1e-4 and from 1e6 (float4) or 1e15 (float8) on (src/common/f2s.c and d2s.c)."""
 
+import math
+import struct
+from fractions import Fraction
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,12 +23,47 @@ def write_float8(values: pa.Array) -> pa.StringArray:
 
 
 def _write(values: pa.Array, digits: int) -> pa.StringArray:
-    # Arrow finds the same shortest digits, but puts the exponent elsewhere.
+    # Arrow finds the same shortest digits below 2^53 (2^24), but puts the exponent elsewhere.
     texts = pc.cast(values, pa.string())
     same = pc.match_substring_regex(texts, _SAME)
     if pc.all(same, min_count=0).as_py():
         return texts
-    return pa.array([None if t is None else _form(t, digits) for t in texts.to_pylist()], pa.string())
+    narrow = digits == _FLOAT4_DIGITS
+    limit = 2.0**24 if narrow else 2.0**53
+    written = [
+        None
+        if value is None
+        else _form(_large(value, narrow) if limit <= abs(value) < math.inf else text, digits)
+        for value, text in zip(values.to_pylist(), texts.to_pylist(), strict=True)
+    ]
+    return pa.array(written, pa.string())
+
+
+def _large(value: float, narrow: bool) -> str:
+    """The shortest digits of a number from 2^53 (2^24) on, where half-way between two floats can be a short
+    decimal. Postgres does not take that for either of them (d2s.c, acceptBounds), unlike Arrow and Python."""
+    below, above = _neighbours(value, narrow)
+    exact = Fraction(value)
+    low = (Fraction(below) + exact) / 2 if math.isfinite(below) else exact - (Fraction(above) - exact) / 2
+    high = (exact + Fraction(above)) / 2 if math.isfinite(above) else exact + (exact - Fraction(below)) / 2
+    for precision in range(18):
+        text = f"{value:.{precision}e}"
+        if low < Fraction(text) < high:
+            return text
+    return repr(value)
+
+
+def _neighbours(value: float, narrow: bool) -> tuple[float, float]:
+    if not narrow:
+        return math.nextafter(value, -math.inf), math.nextafter(value, math.inf)
+    (bits,) = struct.unpack("<i", struct.pack("<f", value))
+    step = 1 if value > 0 else -1
+
+    def of(bits: int) -> float:
+        (found,) = struct.unpack("<f", struct.pack("<i", bits))
+        return float(found)
+
+    return of(bits - step), of(bits + step)
 
 
 _WORDS = {"nan": "NaN", "-nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
@@ -56,4 +95,4 @@ def _form(text: str, digits: int) -> str:
 
 def float8_text(value: float) -> str:
     """One float8 as Postgres writes it."""
-    return _form(repr(value), _FLOAT8_DIGITS)
+    return _form(_large(value, False) if 2.0**53 <= abs(value) < math.inf else repr(value), _FLOAT8_DIGITS)

@@ -85,27 +85,29 @@ def by_row(
     )
 
 
+#: Types of which different values are equal in Python: 1.0 and 1.00, 0.0 and -0.0.
+_EQUAL_BUT_DIFFERENT = ("numeric", "float4", "float8")
+
+
 def row_kernel(
     function: Callable[..., Any], types: Sequence[SqlType], result: SqlType, *, strict: bool = True
 ) -> Kernel:
     codecs = [codec(kind) for kind in types]
     made = codec(result)
+    if any(kind.key in _EQUAL_BUT_DIFFERENT for kind in types):
+        remember = _called
+    else:
+        remember = _remembering
 
     def kernel(rows: Rows, *args: Datum) -> pa.Array:
         columns = [datum_values(arg, how, rows.count) for arg, how in zip(args, codecs, strict=True)]
-        known: dict[tuple[Any, ...], Any] = {}
+        call = remember(function)
         values: list[Any] = []
         for row, given in enumerate(zip(*columns, strict=True)):
             if strict and None in given:
                 values.append(None)
                 continue
-            try:
-                value = known[given]
-            except KeyError:
-                try:
-                    value = known[given] = function(*given)
-                except Fails as failure:
-                    value = known[given] = failure
+            value = call(given)
             if isinstance(value, Fails):
                 rows.fail(row, str(value))
                 value = None
@@ -113,6 +115,34 @@ def row_kernel(
         return made.build(values)
 
     return kernel
+
+
+def _called(function: Callable[..., Any]) -> Callable[[tuple[Any, ...]], Any]:
+    def call(given: tuple[Any, ...]) -> Any:
+        try:
+            return function(*given)
+        except Fails as failure:
+            return failure
+
+    return call
+
+
+def _remembering(function: Callable[..., Any]) -> Callable[[tuple[Any, ...]], Any]:
+    known: dict[tuple[Any, ...], Any] = {}
+
+    def call(given: tuple[Any, ...]) -> Any:
+        try:
+            return known[given]
+        except KeyError:
+            pass
+        try:
+            value = function(*given)
+        except Fails as failure:
+            value = failure
+        known[given] = value
+        return value
+
+    return call
 
 
 def constant_value(arg: Bound) -> Any:

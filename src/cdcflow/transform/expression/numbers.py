@@ -222,7 +222,7 @@ def _arithmetic(name: str) -> dict[str, Variant]:
     return variants
 
 
-def _unary(
+def unary(
     fast: Callable[[Any], pa.Array], slow: Callable[[int], int], exactly: Callable[[Decimal], Decimal]
 ) -> dict[str, Variant]:
     """A prefix operator or a function of one number that is exact in every type."""
@@ -250,7 +250,9 @@ def _unary_integer(fast: Callable[[Any], pa.Array], slow: Callable[[int], int], 
     return kernel
 
 
-_MINUS = _unary(pc.negate_checked, lambda x: -x, exact.negate)
+_MINUS = unary(pc.negate_checked, lambda x: -x, exact.negate)
+#: `%`, which mod() is as well.
+MODULO = _arithmetic("%")
 _PLUS = {key: Variant(lambda _rows, values: values) for key in (*_INTEGERS, "float4", "float8", "numeric")}
 
 SUPPORTED: tuple[Supported, ...] = (
@@ -258,5 +260,5 @@ SUPPORTED: tuple[Supported, ...] = (
     operator("-", "difference, or the negative", "a - 1", {**_arithmetic("-"), **_MINUS}),
     operator("*", "product", "a * 2", _arithmetic("*")),
     operator("/", "quotient; of integers, what is left of the point", "a / 2", _arithmetic("/")),
-    operator("%", "remainder, with the sign of the dividend", "a % 2", _arithmetic("%")),
+    operator("%", "remainder, with the sign of the dividend", "a % 2", MODULO),
 )

@@ -4,18 +4,24 @@ Numbers, booleans, uuid, bytea and JSON are read in every form that Postgres tak
 are read in ISO 8601 and in Postgres' own output; their many other forms (`tomorrow`, `Jan 2`) are refused.
 """
 
+import math
 import re
-from binascii import Error as NotHex
-from binascii import unhexlify
 from collections.abc import Callable
 from decimal import Decimal
+from ipaddress import IPv6Address
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from cdcflow.transform.expression import documents, exact
+from cdcflow.transform.expression.conversion import codec
 from cdcflow.transform.expression.function import Fails
+from cdcflow.transform.expression.lists import read_array
 from cdcflow.transform.expression.moments import DAY
 from cdcflow.transform.expression.numbers import in_range
 from cdcflow.transform.expression.spans import read_interval
+from cdcflow.transform.expression.sqltype import SqlType
 from cdcflow.types.datetime import INFINITE_DAY, INFINITE_MICROSECOND, days_from_civil
 
 #: isspace() of the C locale, which the input functions skip.
@@ -96,8 +102,19 @@ def _based(text: str) -> int:
 _FLOAT = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
+#: strtod() of the C library takes hexadecimal numbers as well.
+_HEX_FLOAT = re.compile(
+    r"[+-]?0[xX](?:[0-9a-fA-F]+(?:\.[0-9a-fA-F]*)?|\.[0-9a-fA-F]+)(?:[pP][+-]?\d+)?", re.ASCII
+)
+
+
 def double(text: str) -> float:
     trimmed = text.strip(_SPACE)
+    if _HEX_FLOAT.fullmatch(trimmed):
+        try:
+            return float.fromhex(trimmed)
+        except OverflowError:
+            raise Fails("value is out of range for type double precision") from None
     if _FLOAT.fullmatch(trimmed):
         value = float(trimmed)
         nonzero = re.search(r"[1-9]", re.split("[eE]", trimmed)[0]) is not None
@@ -138,13 +155,20 @@ def uuid(text: str) -> str:
 _ESCAPED = re.compile(rb"\\(\\|[0-3][0-7]{2})|[^\\]", re.DOTALL)
 
 
+_HEX_PAIRS = re.compile(r"(?:[ \n\t\r]*[0-9a-fA-F]{2})*[ \n\t\r]*")
+
+
+def from_hex(digits: str) -> bytes:
+    """Pairs of hexadecimal digits, with white space between them."""
+    if _HEX_PAIRS.fullmatch(digits) is None:
+        raise Fails("invalid hexadecimal data")
+    return bytes.fromhex(digits)
+
+
 def bytea(text: str) -> bytes:
     """Both forms, hex and escape."""
     if text.startswith("\\x"):
-        try:
-            return unhexlify(re.sub(r"([0-9a-fA-F]{2})[ \n\t\r]+", r"\1", text[2:].strip(" \n\t\r")))
-        except (NotHex, ValueError):
-            raise _invalid("bytea") from None
+        return from_hex(text[2:])
     raw = text.encode()
     pieces, at = [], 0
     while at < len(raw):
@@ -155,6 +179,59 @@ def bytea(text: str) -> bytes:
         pieces.append(match[0] if found is None else b"\\" if found == b"\\" else bytes([int(found, 8)]))
         at = match.end()
     return b"".join(pieces)
+
+
+def single(text: str) -> float:
+    """A float4. Read from the text itself: by way of a double it could be rounded twice."""
+    try:
+        value = double(text)
+    except Fails as failure:
+        raise Fails(str(failure).replace("double precision", "real")) from None
+    trimmed = text.strip(_SPACE)
+    if _FLOAT.fullmatch(trimmed):
+        narrow = pc.cast(pa.scalar(trimmed.lstrip("+")), pa.float32()).as_py()
+    else:
+        narrow = pc.cast(pa.scalar(value), pa.float32(), safe=False).as_py()
+    if (math.isinf(narrow) and not math.isinf(value)) or (narrow == 0 and value != 0):
+        raise Fails("value is out of range for type real")
+    return float(narrow)
+
+
+_IPV4 = re.compile(r"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?:/(\d{1,2}))?", re.ASCII)
+
+
+def inet(text: str) -> str:
+    """IPv4 whole, and IPv6 without an IPv4 address in it."""
+    match = _IPV4.fullmatch(text)
+    if match is not None:
+        *octets, mask = (None if part is None else int(part) for part in match.groups())
+        if any(octet is None or octet > 255 for octet in octets) or (mask is not None and mask > 32):
+            raise _invalid("inet")
+        address = ".".join(str(octet) for octet in octets)
+        return address if mask in (None, 32) else f"{address}/{mask}"
+    address, slash, width = text.partition("/")
+    if ":" not in address or "." in address or "%" in address:
+        raise _invalid("inet")
+    try:
+        found = IPv6Address(address)
+    except ValueError:
+        raise _invalid("inet") from None
+    if int(found) >> 32 in (0, 0xFFFF) and int(found) > 0xFFFF:
+        raise Fails("an IPv6 address that holds an IPv4 address is not supported here")
+    if slash and not (width.isdigit() and width.isascii() and int(width) <= 128):
+        raise _invalid("inet")
+    return str(found) if not slash or int(width) == 128 else f"{found}/{int(width)}"
+
+
+_MAC = re.compile(r"([0-9a-f]{1,2})([:-])([0-9a-f]{1,2})(?:\2([0-9a-f]{1,2})){4}", re.ASCII | re.IGNORECASE)
+
+
+def macaddr(text: str) -> str:
+    """Six parts between colons or hyphens."""
+    trimmed = text.strip(_SPACE)
+    if _MAC.fullmatch(trimmed) is None:
+        raise Fails("the text is not a macaddr of the form 08:00:2b:01:02:03")
+    return ":".join(f"{int(part, 16):02x}" for part in re.split("[:-]", trimmed))
 
 
 _DATE = r"(\d{4,7})-(\d{1,2})-(\d{1,2})"
@@ -291,12 +368,15 @@ READERS: dict[str, Callable[[str], Any]] = {
     "int4": integer("int4"),
     "int8": integer("int8"),
     "numeric": numeric,
+    "float4": single,
     "float8": double,
     "bool": boolean,
     "text": text,
     "varchar": text,
     "bpchar": text,
     "uuid": uuid,
+    "inet": inet,
+    "macaddr": macaddr,
     "bytea": bytea,
     "date": date,
     "time": time,
@@ -306,3 +386,19 @@ READERS: dict[str, Callable[[str], Any]] = {
     "json": documents.check,
     "jsonb": documents.canonical,
 }
+
+
+def reader(kind: SqlType) -> Callable[[str], Any] | None:
+    """The input function of a type; of an array, by its elements'."""
+    if not kind.is_array:
+        return READERS.get(kind.key)
+    read = READERS.get(kind.element.key)
+    if read is None:
+        return None
+    how = codec(kind.element)
+
+    def element(text: str) -> str:
+        written: str = how.write(how.build([read(text)]))[0].as_py()
+        return written
+
+    return lambda text: read_array(text, element)

@@ -33,6 +33,16 @@ _NOT_ARRAYS = frozenset({"anynonarray", "anycompatiblenonarray"})
 _RANGES = frozenset({"anyrange", "anymultirange", "anycompatiblerange", "anycompatiblemultirange"})
 
 
+#: Types of extensions, whose equality is not that of their text. Other declared types are taken for enums.
+_EXTENSIONS = frozenset(
+    {
+        *("citext", "hstore", "ltree", "lquery", "ltxtquery", "vector", "halfvec", "sparsevec", "geometry"),
+        *("geography", "raster", "box2d", "box3d", "cube", "seg", "isbn", "isbn13", "issn", "issn13", "ismn"),
+        *("ismn13", "ean13", "upc"),
+    }
+)
+
+
 @dataclass(frozen=True)
 class Resolved:
     """The signature that is meant, and its argument and result types with polymorphic ones settled."""
@@ -44,7 +54,7 @@ class Resolved:
     @property
     def key(self) -> str:
         """As a table of variants names it."""
-        return ",".join(self.signature.args)
+        return self.signature.declared or ",".join(self.signature.args)
 
 
 class NoMatch(Exception):
@@ -70,7 +80,7 @@ def can_coerce(source: SqlType, target: str) -> bool:
         if target in _RANGES:
             return category(source) == "R"
         if target == "anyenum":
-            return source.declared
+            return source.declared and source.key.rpartition(".")[2] not in _EXTENSIONS
         return is_array if target in _ARRAYS else not (target in _NOT_ARRAYS and is_array)
     if source.declared:
         return False
@@ -120,14 +130,15 @@ def _fit(signature: Signature, count: int) -> Signature | None:
         last = signature.args[-1]
         # VARIADIC "any" is listed as such, VARIADIC text[] as its array.
         repeated = last if last == _ANY else last.removeprefix("_")
-        return Signature((*signature.args[:-1], *[repeated] * (count - have + 1)), signature.result)
+        args = (*signature.args[:-1], *[repeated] * (count - have + 1))
+        return Signature(args, signature.result, declared=",".join(signature.args))
     if have - signature.defaults <= count <= have:
         return Signature(signature.args[:count], signature.result)
     return None
 
 
 def _best(candidates: Sequence[Signature], args: Sequence[SqlType]) -> Resolved:
-    fitting = [s for s in candidates if all(can_coerce(a, t) for a, t in zip(args, s.args, strict=True))]
+    fitting = [s for s in candidates if _fits(s, args)]
     if not fitting:
         raise NoMatch(ambiguous=False)
     if len(fitting) > 1:
@@ -136,6 +147,18 @@ def _best(candidates: Sequence[Signature], args: Sequence[SqlType]) -> Resolved:
             raise NoMatch(ambiguous=True)
         fitting = [chosen]
     return _settle(fitting[0], args)
+
+
+def _fits(signature: Signature, args: Sequence[SqlType]) -> bool:
+    """Whether the arguments can be taken for the signature's, and its polymorphic ones agree
+    (parse_coerce.c, can_coerce_type and check_generic_type_consistency)."""
+    if not all(can_coerce(a, t) for a, t in zip(args, signature.args, strict=True)):
+        return False
+    try:
+        _settle(signature, args)
+    except NoMatch as error:
+        return error.ambiguous
+    return True
 
 
 def _select(candidates: list[Signature], args: Sequence[SqlType]) -> Signature | None:
@@ -222,6 +245,8 @@ def _settle(signature: Signature, args: Sequence[SqlType]) -> Resolved:
             raise NoMatch(ambiguous=False)
     if compatible:
         same = common_type(compatible)
+        if same is None:
+            raise NoMatch(ambiguous=False)
     if same is None:
         if all(t == _ANY or t not in _POLYMORPHIC for t in signature.args) or any(
             t.startswith("anycompatible") for t in signature.args

@@ -2,13 +2,31 @@
 
 from collections.abc import Iterable
 
-from cdcflow.transform.expression import comparison, numbers
+from cdcflow.transform.expression import (
+    clock,
+    comparison,
+    formatting,
+    hashing,
+    json_access,
+    lists,
+    matching,
+    mathematics,
+    numbers,
+    strings,
+)
 from cdcflow.transform.expression.function import Supported
 
 #: Title of a section of the documentation, and its entries.
 FAMILIES: tuple[tuple[str, tuple[Supported, ...]], ...] = (
     ("Comparison", comparison.SUPPORTED),
-    ("Numbers", numbers.SUPPORTED),
+    ("Numbers", (*numbers.SUPPORTED, *mathematics.SUPPORTED)),
+    ("Text", strings.SUPPORTED),
+    ("Patterns", matching.SUPPORTED),
+    ("Dates and times", clock.SUPPORTED),
+    ("Formats", formatting.SUPPORTED),
+    ("Hashes and encodings", hashing.SUPPORTED),
+    ("JSON", json_access.SUPPORTED),
+    ("Arrays", lists.SUPPORTED),
 )
 
 

@@ -20,6 +20,7 @@ ORDERS = make_relation(
         Column("ok", 16),
         Column("mood", 99_999, -1, False, "public.mood"),
         Column("op", 25),
+        Column("nick", 99_998, -1, False, "public.citext"),
     ],
 )
 FULL = make_relation(
@@ -149,6 +150,7 @@ def test_places_count_characters_not_bytes() -> None:
         ("old.status", "the old value of status is not in the stream"),
         ("changed(status)", "the old value of status is not in the stream"),
         ("op = 'insert'", "op is a column of public.orders and also belongs to the change"),
+        ("nick = 'Bob'", "Postgres has no = of (public.citext, a literal)"),
         ("mood < 'happy'", "< of (public.mood, public.mood) is not supported"),
         ("status::moood", "the type moood is not known here"),
         ("case when ok then 1 else status end", "CASE types text, integer cannot be matched"),
