@@ -247,11 +247,14 @@ class Flow:
     schema: Schema = field(default_factory=dict)
     #: What its file says of it, word for word.
     text: str = ""
+    #: Other files that it is made of, a step's Python for instance, with a hash of what they hold.
+    parts: tuple[tuple[Path, str], ...] = ()
 
     @property
     def revision(self) -> str:
-        """Names what is written of the flow: the same text is the same revision, on any machine."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:12]
+        """Names what is written of the flow: the same texts are the same revision, on any machine."""
+        whole = "\0".join([self.text, *(digest for _, digest in self.parts)])
+        return hashlib.sha256(whole.encode()).hexdigest()[:12]
 
     @property
     def sources(self) -> tuple[str, ...]:

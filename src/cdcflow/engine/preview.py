@@ -17,6 +17,7 @@ from cdcflow import types
 from cdcflow.config import Config, Flow, make_chain
 from cdcflow.engine import shapes
 from cdcflow.engine.lifecycle import plan
+from cdcflow.engine.lookups import tables_of
 from cdcflow.errors import CdcflowError, ConfigurationError
 from cdcflow.journal.recent import backwards
 from cdcflow.model import Batch, Group, Relation
@@ -349,3 +350,24 @@ def validate(
             steps, count = len(config.flows[name].transforms), len(explained)
             found.append(Finding("ok", f"flow {name}", f"{steps} step(s) fit {count} table(s)"))
     return found
+
+
+def misfit(config: Config, flow: Flow) -> str:
+    """Why a flow's steps do not fit the tables that the journal knows; empty where they do, and where what
+    they look up cannot be reached now."""
+    tables = tables_of(config)
+    known = Known(shapes.in_journal(config.journal.path), reached=False)
+    patterns = TablePatterns(flow.from_)
+    for relation in known.relations.values():
+        if not patterns.matches(relation.schema, relation.name):
+            continue
+        chain = make_chain(flow, base=config.base, mask_key=config.mask_key, tables=tables)
+        try:
+            chain.bind(relation)
+        except ConfigurationError as error:
+            return f"{error} ({error.hint})" if error.hint else str(error)
+        except CdcflowError:
+            continue
+        finally:
+            chain.close()
+    return ""
