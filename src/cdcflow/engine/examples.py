@@ -53,7 +53,7 @@ def _run(config: Config, flow: Flow, example: Example, known: Mapping[str, Relat
     chain = make_chain(flow, base=config.base, mask_key=config.mask_key, tables=lambda _flow: tables)
     try:
         incoming = [change.model_dump(exclude_none=True) for change in example.settings.in_]
-        batch = batch_of(changes_of(flow, incoming, known, str(example.place)))
+        batch = batch_of(changes_of(flow, incoming, known))
         return replace(outcome, problems=tuple(_compare(chain, batch, example.settings.out)))
     except CdcflowError as error:
         hint = f" ({error.hint})" if error.hint else ""
@@ -65,12 +65,10 @@ def _run(config: Config, flow: Flow, example: Example, known: Mapping[str, Relat
 # What comes in.
 
 
-def changes_of(
-    flow: Flow, changes: Sequence[Mapping[str, Any]], known: Mapping[str, Relation], where: str
-) -> list[Made]:
+def changes_of(flow: Flow, changes: Sequence[Mapping[str, Any]], known: Mapping[str, Relation]) -> list[Made]:
     """Changes from what people write: `{table, op, new, old}`. Raises ConfigurationError for a table that is
     not told, and for columns that it has not."""
-    named = [(_table(flow, change, where), change) for change in changes]
+    named = [(_table(flow, change), change) for change in changes]
     relations: dict[str, Relation] = {}
     for table, _ in named:
         rows = [(change.get("new"), change.get("old")) for name, change in named if name == table]
@@ -82,14 +80,14 @@ def changes_of(
         op = Op[str(change.get("op") or _op(new, old)).upper()]
         if relation.full and op is Op.UPDATE and old is not None and new is not None:
             old = {**new, **old}
-        came, went = _texts(relation, new, where), _texts(relation, old, where)
+        came, went = _texts(relation, new), _texts(relation, old)
         if op is Op.DELETE:
             came, went = None, went or came
         made.append(Made(relation, op, came, went, Position(8, number)))
     return made
 
 
-def _table(flow: Flow, change: Mapping[str, Any], where: str) -> str:
+def _table(flow: Flow, change: Mapping[str, Any]) -> str:
     given = change.get("table")
     if given:
         return str(given) if "." in str(given) else f"public.{given}"
@@ -98,7 +96,7 @@ def _table(flow: Flow, change: Mapping[str, Any], where: str) -> str:
     if len(literals) == 1 and literals[0] is not None:
         return ".".join(literals[0])
     raise ConfigurationError(
-        f"{where}: which table is meant is not said", hint="give `table: public.orders` with the change"
+        "which table is meant is not said", hint="give `table: public.orders` with the change"
     )
 
 
@@ -128,14 +126,14 @@ def _relation(
     return found
 
 
-def _texts(relation: Relation, row: Mapping[str, Any] | None, where: str) -> dict[str, Value] | None:
+def _texts(relation: Relation, row: Mapping[str, Any] | None) -> dict[str, Value] | None:
     if row is None:
         return None
     columns = {column.name: column for column in relation.columns}
     for name in row:
         if name not in columns:
             hint = f"its columns here: {', '.join(columns)}"
-            raise ConfigurationError(f"{where}: {relation.qualified} has no column {name!r}", hint=hint)
+            raise ConfigurationError(f"{relation.qualified} has no column {name!r}", hint=hint)
     return {name: text_of(value, columns[name]) for name, value in row.items()}
 
 

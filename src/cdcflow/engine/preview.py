@@ -239,7 +239,10 @@ def _from_file(config: Config, flow: Flow, file: Path) -> Batch:
     if not changes:
         raise ConfigurationError(f"{file} holds no changes")
     known = shapes.in_journal(config.journal.path)
-    return batch_of(changes_of(flow, changes, known, str(file)))
+    try:
+        return batch_of(changes_of(flow, changes, known))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{file}: {error}", hint=error.hint) from error
 
 
 # What it is made of.
