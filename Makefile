@@ -5,6 +5,7 @@
 #   make test                       all tests, on every PostgreSQL found (system ones and embedded 16, 18)
 #   make check                      formatting, lint, types, import arrows
 #   make stress                     load and kills for a minute; ARGS="--seconds 300 --seed N" for more
+#   make faults                     every sink, every fault, and kills; ARGS="--sinks webhook --faults hang --seed 7"
 #   make oracle                     random values of every type, judged by Postgres; ARGS="--values 200000 --seed 7"
 #   make differential               SQL expressions, judged by Postgres; ARGS="--expressions 20000 --rows 50"
 #   make bench                      the numbers of the README, on your machine
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test oracle differential check format bench stress install dev clean
+.PHONY: demo test oracle differential check format bench stress faults install dev clean
 
 install: $(VENV)/.installed
 dev: $(VENV)/.dev
@@ -62,6 +63,9 @@ bench: dev
 
 stress: dev
 	PYTHONPATH=tests $(BIN)/python -m stress $(ARGS)
+
+faults: dev
+	PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
 
 clean:
 	rm -rf build dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis src/cdcflow/decode/_kernel.c

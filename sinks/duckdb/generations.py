@@ -71,6 +71,8 @@ class Generation:
         here = dict(zip(self.numbers, self.relation.columns, strict=True))
         known = 0 if self.base is None else self.base.count
         for attribute in latest.attributes:
+            if attribute.hidden:
+                continue  # the flow leaves it out, whatever becomes of it
             column = here.pop(attribute.number, None)
             if column is None:
                 if attribute.number > known:
@@ -131,8 +133,8 @@ def following(
     if found is None or 0 in had.numbers:
         if not same or (found is None and 0 not in had.numbers):
             raise Permanent(
-                f"{relation.qualified} was altered in more ways than its changes show, and which of its "
-                "columns is which cannot be told",
+                f"{relation.qualified} was altered in more ways than its changes show, or the flow's "
+                "transforms were, and which of its columns is which cannot be told",
                 hint=READ_ANEW,
             )
         return Generation(relation, found or had.numbers, before, base), Steps()
@@ -165,7 +167,8 @@ def _numbers(relation: Relation, before: Layout, held: frozenset[int]) -> tuple[
         # A column that came and went between the layouts may have had the name before this one.
         if any(after.dropped(passing) for passing in range(before.count + 1, number)):
             return None
-        if numbers and number <= numbers[-1]:
+        # Columns come in the order of their numbers, but for those that the flow computes.
+        if number > 0 and number <= max(numbers, default=0):
             return None
         numbers.append(number)
     return tuple(numbers)
@@ -208,7 +211,10 @@ def _steps(
     steps.removed.extend((column.name, number) for number, column in held.items() if number not in numbers)
     for number, column in zip(numbers, relation.columns, strict=True):
         old = held.get(number)
+        if old is None and number < 0 and column.name in present and column.name not in had.relation.names:
+            continue  # somebody has followed the words of `_older`
         if old is None:
+            _check_chosen(had.relation, relation, column, number)
             steps.added.append(Added(column, _older(relation, column, number, base, rewritten=rewritten)))
             continue
         if old.name != column.name:
@@ -227,6 +233,24 @@ def _steps(
 
 def _kind(column: Column) -> tuple[int, int, str]:
     return column.type_oid, column.typmod, column.type_name
+
+
+def _check_chosen(had: Relation, relation: Relation, column: Column, number: int) -> None:
+    """Raises Permanent for a column that is new here because the flow's transforms have changed."""
+    known = None if had.layout is None else had.layout.by_number.get(number)
+    if known is not None and known.hidden:
+        raise Permanent(
+            f"{relation.qualified}, column {column.name}: the flow left it out until now, so its older "
+            "values never came",
+            hint=f"leave it out again; or {READ_ANEW}",
+        )
+    if number < 0:
+        raise Permanent(
+            f"{relation.qualified}, column {column.name}: the flow's transforms compute it from now on, and "
+            "the older rows here lack it",
+            hint="with the flow paused, add the column to the warehouse's table and fill it there; or "
+            f"{READ_ANEW}",
+        )
 
 
 def _older(

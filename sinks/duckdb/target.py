@@ -14,6 +14,7 @@ import pyarrow as pa
 from cdcflow import types
 from cdcflow.errors import Permanent
 from cdcflow.model import Relation
+from cdcflow.model.relation import ROUTED
 from cdcflow.types import PgType
 from cdcflow_sinks.duckdb import statements
 from cdcflow_sinks.duckdb.alter import move, take_steps
@@ -96,6 +97,11 @@ def bind(
     if had is not None and not _columns(connection, had.place):
         had = None  # somebody has dropped the table
     other = known.at(place, relation.oid)
+    if other is not None and min(other, relation.oid) >= ROUTED:
+        raise Permanent(
+            f"{relation.qualified}: the flow's transforms send rows of two tables of the source there",
+            hint="route them to different tables: their keys may be the same",
+        )
     if other is not None and _columns(connection, place):
         # Dropped, or renamed: it says so itself when its next change comes.
         aside = place.named(f"{place.name} (was {other})")
@@ -177,6 +183,13 @@ def check_names(relation: Relation, schema: str) -> None:
             hint="exclude the table from the flow",
         )
     folded = Counter(fold(name) for name in relation.names)
+    if relation.full and len(relation.key) < len(relation.columns):
+        apart = next(column.name for column in relation.columns if not column.key)
+        raise Permanent(
+            f"{relation.qualified}, column {apart}: what a transform computes from a change, and not from "
+            "its row, is not known of old rows, and the whole row is all that identifies one here",
+            hint="put `- key: [id]`, with the columns of the primary key, at the end of the transforms",
+        )
     same = [name for name in relation.names if folded[fold(name)] > 1]
     if same:
         raise clash(relation, f"column {same[0]}", f"column {same[1]}")

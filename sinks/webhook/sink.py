@@ -114,9 +114,9 @@ class WebhookSink:
         refused: dict[int, str] = {}
         items = list(self._items(batch, refused))
         if self._settings.batch:
-            await self._write_together(items, refused)
+            await self._write_together(_in_order(batch, items), items, refused)
         else:
-            await self._write_each(batch, items, refused)
+            await self._write_each(_in_order(batch, items), items, refused)
         if refused:
             raise Rejected(refused)
 
@@ -190,10 +190,8 @@ class WebhookSink:
 
     # One change per request.
 
-    async def _write_each(self, batch: Batch, items: list[_Item], refused: dict[int, str]) -> None:
-        ready = {item.index for item in items}
-        changes = [change for change in batch.changes() if change.index in ready]
-        delivery = _Delivery(order(changes), limit=len(self._lines))
+    async def _write_each(self, wanted: Order, items: list[_Item], refused: dict[int, str]) -> None:
+        delivery = _Delivery(wanted, limit=len(self._lines))
 
         async def work(line: Line) -> None:
             while (number := delivery.next()) is not None:
@@ -221,12 +219,14 @@ class WebhookSink:
 
     # Several changes per request.
 
-    async def _write_together(self, items: list[_Item], refused: dict[int, str]) -> None:
+    async def _write_together(self, wanted: Order, items: list[_Item], refused: dict[int, str]) -> None:
         written: list[int] = []
+        withheld: set[int] = set()
+        place = {id(item): number for number, item in enumerate(items)}
         waiting = [items]
         hopeless = 0
         while waiting:
-            rest = waiting.pop()
+            rest = [item for item in waiting.pop() if item.index not in withheld]
             if not rest:
                 continue
             part = self._cut(rest)
@@ -244,12 +244,17 @@ class WebhookSink:
                 waiting += [rest[len(part) :], part[half:], part[:half]]
             elif failure.outcome is Outcome.REFUSED and hopeless < HOPELESS:
                 refused[part[0].index] = f"{self._endpoint.origin} {failure.reason}"
+                withheld |= {items[n].index for n in wanted.behind(place[id(part[0])])} - refused.keys()
                 hopeless += not written
                 waiting.append(rest[1:])
             else:
                 self._not_answered(part, failure)
-                raise _error(failure, self._endpoint.origin, written, refused)
-        # What has the same index comes of one change: it is written when all of it is.
+                # What has the same index comes of one change: it is written when all of it is.
+                unsent = {item.index for one in (rest, *waiting) for item in one}
+                done = [index for index in written if index not in unsent]
+                raise _error(failure, self._endpoint.origin, done, refused)
+        if withheld:
+            raise Rejected(refused, withheld=withheld)
 
     def _cut(self, waiting: list[_Item]) -> list[_Item]:
         """The next request: events for the same URL with the same headers, as many as may be."""
@@ -308,6 +313,12 @@ class WebhookSink:
             return None
         secrets = [*self._secrets, *(self._auth.secrets() if self._auth is not None else ())]
         return judge(answer.status, answer.retry_after, excerpt(answer.body, body, secrets))
+
+
+def _in_order(batch: Batch, items: Sequence[_Item]) -> Order:
+    """Which of the items have to wait for which."""
+    ready = {item.index for item in items}
+    return order(change for change in batch.changes() if change.index in ready)
 
 
 class _Delivery:

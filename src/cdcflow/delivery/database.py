@@ -26,8 +26,7 @@ class Database:
         self.path = path
         self._lock = threading.RLock()
         with self._telling("opened"):
-            # SQLite gives its -wal and -shm files the mode of the database.
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            _create(path)
             self._db = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
@@ -88,3 +87,16 @@ class Database:
                 f"the checkpoint store {self.path} cannot be {what}: {error}",
                 hint="make its folder writable for this user, on a disk with free space",
             ) from error
+
+
+def _create(path: Path) -> None:
+    """Makes the file with its mode, which SQLite gives to its -wal and -shm files, too.
+
+    A file that is there is not even opened: closing it again would end the locks that other connections of
+    this process have on it, and another process would take away the log that they write to
+    (sqlite.org/howtocorrupt.html, 2.2).
+    """
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass

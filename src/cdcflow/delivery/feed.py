@@ -157,7 +157,7 @@ class Feed:
         self._arrived.set()
 
     def nudge(self) -> None:
-        """`take` gives None once: there is something else to do."""
+        """`take` gives None once, if it has nothing to give: there is something else to do."""
         self._nudged = True
         self._arrived.set()
 
@@ -168,12 +168,12 @@ class Feed:
         Raises JournalError where the journal cannot be read on.
         """
         while not self._stopped:
-            if self._nudged:
-                self._nudged = False
-                return None
             wait = self._empty_wait()
             if wait is not None and wait <= 0:
                 return await self._join()
+            if self._nudged:
+                self._nudged = False
+                return None
             if wait is None and self._failure is not None:
                 raise self._failure
             self._arrived.clear()

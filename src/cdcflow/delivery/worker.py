@@ -345,6 +345,8 @@ class FlowWorker:
         while not self._stop.is_set():
             if self._redelivery is not None and self._redelivery.waiting:
                 await self._persist(self._redeliver, sink)
+                if self._redelivery.waiting:
+                    feed.nudge()
             batch = first.pop(0) if first else await feed.take()
             if batch is None:
                 continue

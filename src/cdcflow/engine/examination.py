@@ -10,10 +10,12 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from cdcflow.config import Config, Flow
+from cdcflow.config import Config, Flow, make_chain
 from cdcflow.config.models import SourceSettings
+from cdcflow.engine.lookups import tables_of
 from cdcflow.errors import CdcflowError
 from cdcflow.journal.layout import segments
 from cdcflow.model.patterns import TablePatterns
@@ -150,6 +152,11 @@ def _judge_flow(config: Config, flow: Flow, tables: Sequence[ExpectedTable]) -> 
     entry, patterns = config.sinks[flow.to], TablePatterns(flow.from_)
     meant = [table for table in tables if patterns.matches(table.relation.schema, table.relation.name)]
     subject = f"flow {flow.name}"
+    if flow.transforms:
+        try:
+            meant = _transformed(config, flow, meant)
+        except CdcflowError as error:
+            return [Finding("error", subject, str(error), error.hint)]
     try:
         sink = _made(config, flow)
         return sink.judge(meant) if isinstance(sink, Judges) else ()
@@ -158,6 +165,19 @@ def _judge_flow(config: Config, flow: Flow, tables: Sequence[ExpectedTable]) -> 
     except Exception as error:  # noqa: BLE001 - anybody's plugin, and its message may hold anything
         said = f"the sink {entry.plugin.name} cannot judge the tables: {type(error).__name__}"
         return [Finding("warning", subject, said, "report it to whoever made the sink")]
+
+
+def _transformed(config: Config, flow: Flow, tables: Sequence[ExpectedTable]) -> list[ExpectedTable]:
+    """The tables as the flow's transforms give them to its sink. Raises what the steps say against them."""
+    chain = make_chain(flow, base=config.base, mask_key=config.mask_key, tables=tables_of(config))
+    try:
+        return [
+            replace(table, relation=output, toasted=tuple(n for n in table.toasted if n in output.names))
+            for table in tables
+            for output in chain.output(table.relation)
+        ]
+    finally:
+        chain.close()
 
 
 class Examiner:

@@ -18,6 +18,11 @@ from cdcflow.model.layout import Layout
 ReplicaIdentity = Literal["d", "n", "f", "i"]
 
 
+#: OIDs from here on are of tables that a flow's transforms send rows to, and the source does not have. A
+#: database must have made half as many objects as there are OIDs to come so far by itself.
+ROUTED = 1 << 31
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A published column: its name, the type's OID and modifier, and whether it is part of the key."""

@@ -52,7 +52,8 @@ TIMEOUT = 20.0
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the receiver does with a request: after `delay` seconds it answers, or closes the connection
-    (`drop`), or does nothing until it is stopped (`hang`)."""
+    (`drop`), or answers something that is no HTTP (`garbage`), or does nothing until it is stopped (`hang`).
+    `took`: it has acted on the request although the sender gets no such answer."""
 
     status: int = 204
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -60,13 +61,35 @@ class Answer:
     delay: float = 0.0
     drop: bool = False
     hang: bool = False
+    garbage: bool = False
+    took: bool = False
 
     @property
     def accepts(self) -> bool:
-        return 200 <= self.status < 300 and not self.drop and not self.hang
+        return 200 <= self.status < 300 and not (self.drop or self.hang or self.garbage)
+
+    @property
+    def acts(self) -> bool:
+        """Whether what is in the request counts at the receiver."""
+        return self.accepts or self.took
 
 
 OK = Answer()
+
+#: Faults that a receiver can be given by name: what becomes of a request that is hit.
+FAULTS: Mapping[str, Answer] = {
+    "reject": Answer(422, body=b"this one never"),
+    "fail after write": Answer(drop=True, took=True),
+    "hang": Answer(hang=True),
+    "hang after write": Answer(hang=True, took=True),
+    "slow": Answer(delay=0.3),
+    "reset": Answer(drop=True),
+    "garbage": Answer(garbage=True),
+    "garbage after write": Answer(garbage=True, took=True),
+    "down": Answer(503),
+    "busy": Answer(429, headers={"Retry-After": "1"}),
+    "unauthorized": Answer(401),
+}
 
 
 @dataclass(frozen=True)
@@ -368,6 +391,10 @@ class _Connection(asyncio.Protocol):
             return
         if answer.drop:
             self._transport.abort()
+            return
+        if answer.garbage:
+            self._transport.write(b"\x00\xffnot HTTP at all\r\n\r\n")
+            self._transport.close()
             return
         self._write(answer)
         self._busy = False

@@ -12,7 +12,7 @@ from cdcflow.types.builtin import BY_OID
 from cdcflow.types.declared import named
 from cdcflow.types.numbers import NUMERIC, numeric
 
-__all__ = ["Numbers", "PgType", "of"]
+__all__ = ["Numbers", "PgType", "named", "of"]
 
 
 def of(column: Column) -> PgType:

@@ -4,9 +4,15 @@
   src/backend/replication/logical/proto.c), and is that type; so is a domain over an array.
 * An **enum** is the label that the value had when the row was written. Labels are values, never looked up, so
   ADD VALUE and RENAME VALUE need nothing from us.
-* A **composite** stays Postgres' text, `(1,)` against `(1,"")`. pgoutput does not send its attributes, and
-  ALTER TYPE … RENAME, ADD or DROP ATTRIBUTE makes no new Relation message: names looked up in the catalog,
-  which shows the present, would be put to values that they do not belong to.
+* A **composite** stays Postgres' text, `(1,)` against `(1,"")`. pgoutput does not send its attributes,
+  and ALTER TYPE … RENAME, ADD or DROP ATTRIBUTE makes no new Relation message of the tables that use it:
+  no place in the stream tells where a shape begins. Looked up with the table's layout, it would be that
+  of some moment. A look before some rows and one behind them that agree (attribute numbers never come
+  again, and every change of an entry has its xid) do prove the shape of the rows in between. But where
+  they differ, since the type was altered while capture was behind, nothing tells which rows came first,
+  and `(1,3)` can be of either shape. Such rows would have to stay text or stop everything, and a column
+  that is an object on good days is no better than text. So whoever wants objects says the attributes: the
+  step `composite`.
 * An **array** is `_name`, and a list of what `name` is; a **range** is text.
 """
 
@@ -68,7 +74,10 @@ FAMILY = Family(
   `numeric(p,s)` is not announced, so that is `VARCHAR` in the warehouse.
 * An enum is the label that it had when the row was written. `ADD VALUE` needs nothing. `RENAME VALUE` changes
   no row, so nothing is sent for it: the warehouse keeps the old label until the row is written again.
-* A composite is Postgres' text, in which NULL (nothing) and the empty string (`""`) differ. Its attributes
-  are not taken apart: the stream does not name them, and does not say when `ALTER TYPE` renames, adds or
-  drops one, so names from the catalog could be put to the wrong values.""",
+* A composite is Postgres' text, in which NULL (nothing) and the empty string (`""`) differ. Its
+  attributes are not taken apart by themselves: the stream does not name them, and does not say when
+  `ALTER TYPE` renames, adds or drops one. The catalog shows the present and not the place in the stream,
+  so names from there would be put to wrong values whenever a type was altered while capture was behind,
+  without a word. Say the attributes yourself, with the step `composite` in a flow's `transforms`, and get
+  objects by attribute; a value with another number of attributes is refused.""",
 )

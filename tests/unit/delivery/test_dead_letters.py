@@ -153,6 +153,22 @@ def test_later_changes_of_the_key_are_parked_and_go_out_behind_it_in_order(bench
     assert bench.kept() == []
 
 
+def test_many_parked_changes_go_out_behind_one_retry(bench: Bench) -> None:
+    bench.limits = Limits(1_000, 1.0)
+    sink = RefusingSink("bad")
+    bench.source.change([(1, "bad"), *((1, str(i)) for i in range(250))])
+    worker = bench.worker(sink)
+
+    async def test() -> None:
+        await until(lambda: worker.report().checkpoint == 251)
+        sink.refused.clear()
+        await worker.deliver_letters(bench.kept("dead"), force=False)
+        await until(lambda: worker.report().parked == 0)
+
+    during(worker, test)
+    assert [note for _, note in sink.taken] == ["bad", *map(str, range(250))]
+
+
 def test_letters_hold_over_a_restart(bench: Bench) -> None:
     bench.source.change([(1, "bad"), (1, "c")])
     first = bench.worker(RefusingSink("bad"))

@@ -414,6 +414,19 @@ def test_of_a_refused_batch_only_the_refused_change_stays_behind(receiver: Recei
     assert accepted == [str(i) for i in range(40) if i != 13]
 
 
+def test_of_a_refused_batch_what_comes_behind_the_refused_change_of_its_row_is_withheld(
+    receiver: Receiver,
+) -> None:
+    receiver.respond = lambda request: Answer(
+        422 if any(event["new"]["status"] == "status 1" for event in request.events) else 204
+    )
+    error = failure(receiver.url, batch_of_ids(1, "bad", 2, "bad", 3, "bad", 1), batch=True)
+    assert isinstance(error, Rejected)
+    assert (set(error.rows), set(error.withheld)) == ({1}, {3, 5})
+    accepted = [e["key"]["id"] for r in receiver.requests if r.answer.accepts for e in r.events]
+    assert accepted == ["1", "2", "3", "1"]
+
+
 def test_an_endpoint_that_refuses_every_batch_gets_no_dead_letters(receiver: Receiver) -> None:
     receiver.respond = lambda _: Answer(422)
     error = failure(receiver.url, batch_of_ids(*range(500)), batch=True)

@@ -61,9 +61,13 @@ class _Explode:
         column = relation.columns[place]
         how = splitter(column)
         if how is None:
-            raise StepError(f"{column.name!r} is neither an array nor JSON", way=("column",))
+            raise StepError(
+                f"{column.name!r} is neither an array nor JSON",
+                hint="cast text that holds JSON to jsonb before",
+                way=("column",),
+            )
         if column.key and not relation.full:
-            raise StepError(f"{column.name!r} is part of the key", way=("column",))
+            raise StepError(f"{column.name!r} is part of the key", hint="copy it with `set`", way=("column",))
         if relation.key and not relation.full and options.without_old == "refuse":
             raise StepError(
                 "old rows do not hold the array: which elements an update or a delete removes is not known",

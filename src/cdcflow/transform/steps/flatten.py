@@ -52,7 +52,11 @@ class _Flatten:
         column = relation.columns[place]
         kind = types.of(column)
         if not isinstance(kind, Json | Text):
-            raise StepError(f"{column.name!r} is of type {kind.name}, and no JSON", way=("column",))
+            raise StepError(
+                f"{column.name!r} is of type {kind.name}, and no JSON",
+                hint="name a column of type json, jsonb or text",
+                way=("column",),
+            )
         if column.key and not relation.full and not options.keep:
             raise StepError(f"{column.name!r} is part of the key", hint="write `keep: true`", way=("column",))
         document = quoted(column.name) if isinstance(kind, Json) else f"{quoted(column.name)}::jsonb"

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from cdcflow.model import Group, Op, Relation
+from cdcflow.model.relation import ROUTED
 from cdcflow.transform.computing import Computed, about_change, bound_expression, check, inputs
 from cdcflow.transform.expression import Expression, Frame
 from cdcflow.transform.options import StepOptions
@@ -87,12 +88,11 @@ class _Route:
 
 
 def routed(relation: Relation, schema: str, name: str) -> Relation:
-    """The relation under another name. It is another table: of an OID that follows from both, in the upper
-    half of all OIDs, which a database that has not made 2^31 objects does not use."""
+    """The relation under another name. It is another table, of an OID that follows from both."""
     if (schema, name) == (relation.schema, relation.name):
         return relation
     told = f"{relation.oid}\0{schema}\0{name}".encode()
-    oid = 1 << 31 | int.from_bytes(blake2b(told, digest_size=4).digest()) >> 1
+    oid = ROUTED | int.from_bytes(blake2b(told, digest_size=4).digest()) >> 1
     return replace(relation, schema=schema, name=name, oid=oid)
 
 
