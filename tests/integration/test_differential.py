@@ -30,7 +30,7 @@ def test_generated_expressions_give_what_postgres_gives_or_are_refused(postgres:
 
 
 def test_a_kernel_that_is_wrong_is_found(newest_postgres: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact, "division_scale", lambda _a, _b: 16)
+    monkeypatch.setattr(exact, "division_scale", lambda *_digits: 16)
 
     with utf8_database(newest_postgres.server) as connection:
         report = check(connection, expressions=500, rows_each=20, seed=1)

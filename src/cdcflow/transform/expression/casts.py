@@ -16,7 +16,7 @@ from cdcflow.transform.expression import documents, exact, reading
 from cdcflow.transform.expression.conversion import codec, decimal_type, rescaled, write_numeric
 from cdcflow.transform.expression.frame import Datum, Rows
 from cdcflow.transform.expression.function import Fails, Variant, row_kernel
-from cdcflow.transform.expression.moments import DAY
+from cdcflow.transform.expression.moments import DAY, ordinary
 from cdcflow.transform.expression.node import as_array
 from cdcflow.transform.expression.numbers import in_range, out_of_range
 from cdcflow.transform.expression.spans import span, span_text
@@ -222,6 +222,18 @@ def moment_to_date(micros: int) -> int:
     return micros // DAY
 
 
+def _moment_to_date(source: str) -> Variant:
+    exactly = row_kernel(moment_to_date, [builtin(source)], builtin("date"))
+
+    def kernel(rows: Rows, values: Datum) -> pa.Array:
+        raw = as_array(values, rows.count).view(pa.int64())
+        if not ordinary(raw):
+            return exactly(rows, values)
+        return pc.cast(raw.view(pa.timestamp("us")), pa.date32(), safe=False)
+
+    return Variant(kernel)
+
+
 def _moment_to_time(micros: int) -> int | None:
     return None if abs(micros) >= INFINITE_MICROSECOND else micros % DAY
 
@@ -280,8 +292,8 @@ _CASTS: dict[tuple[str, str], Variant] = {
     ("varchar", "bpchar"): Variant(_same),
     ("date", "timestamp"): _date_to_moment("timestamp"),
     ("date", "timestamptz"): _date_to_moment("timestamptz"),
-    ("timestamp", "date"): _row(moment_to_date, "timestamp", "date", fails=False),
-    ("timestamptz", "date"): _row(moment_to_date, "timestamptz", "date", fails=False),
+    ("timestamp", "date"): _moment_to_date("timestamp"),
+    ("timestamptz", "date"): _moment_to_date("timestamptz"),
     ("timestamp", "timestamptz"): _view(pa.timestamp("us", "UTC")),
     ("timestamptz", "timestamp"): _view(pa.timestamp("us")),
     ("timestamp", "time"): _row(_moment_to_time, "timestamp", "time", fails=False),

@@ -183,10 +183,9 @@ def write_numeric(values: pa.Array) -> pa.StringArray:
 
 
 def numeric_values(values: pa.Array) -> list[Any]:
-    if pa.types.is_string(values.type):
-        return [None if text is None else Decimal(text) for text in values.to_pylist()]
-    found: list[Any] = values.to_pylist()
-    return found
+    # By way of the text, which is several times faster than Arrow's own conversion to Decimal.
+    texts = values if pa.types.is_string(values.type) else pc.cast(values, pa.string())
+    return [None if text is None else Decimal(text) for text in texts.to_pylist()]
 
 
 def build_numeric(values: Sequence[Any]) -> pa.StringArray:

@@ -30,9 +30,19 @@ DIVISION_BY_ZERO = "division by zero"
 
 def scale_of(value: Decimal) -> int:
     """The display scale: digits behind the point."""
-    exponent = value.as_tuple().exponent
-    assert isinstance(exponent, int)
-    return max(-exponent, 0)
+    text = str(value)
+    if "E" in text:
+        text = format(value, "f")
+    return len(text) - 1 - text.index(".") if "." in text else 0
+
+
+def _digits(value: Decimal) -> tuple[int, int]:
+    """The value without its point, and its scale; by way of the text, the fastest that Decimal offers."""
+    text = str(value)
+    if "E" in text:
+        text = format(value, "f")
+    whole, _, behind = text.partition(".")
+    return int(whole + behind), len(behind)
 
 
 def checked(value: Decimal) -> Decimal:
@@ -82,7 +92,18 @@ def divide(a: Decimal, b: Decimal) -> Decimal:
         return _divide_special(a, b)
     if b.is_zero():
         raise Fails(DIVISION_BY_ZERO)
-    return checked(_quotient(a, b, division_scale(a, b)))
+    (top, a_scale), (bottom, b_scale) = _digits(a), _digits(b)
+    scale = division_scale(top, a_scale, bottom, b_scale)
+    power = scale + b_scale - a_scale
+    negative = (top < 0) != (bottom < 0)
+    top, bottom = abs(top), abs(bottom)
+    if power >= 0:
+        top *= 10**power
+    else:
+        bottom *= 10**-power
+    whole, rest = divmod(top, bottom)
+    whole += 2 * rest >= bottom
+    return checked(Decimal(-whole if negative else whole).scaleb(-scale, context=CONTEXT))
 
 
 def _divide_special(a: Decimal, b: Decimal) -> Decimal:
@@ -95,37 +116,33 @@ def _divide_special(a: Decimal, b: Decimal) -> Decimal:
     return a if not b.is_signed() else a.copy_negate()
 
 
-def _quotient(a: Decimal, b: Decimal, scale: int) -> Decimal:
-    """a / b to that many digits, ties away from zero."""
-    sign, top, bottom = fraction(a, b)
-    whole, rest = divmod(top * 10**scale, bottom)
-    whole += 2 * rest >= bottom
-    return Decimal(-whole if sign else whole).scaleb(-scale, context=CONTEXT)
-
-
 def fraction(a: Decimal, b: Decimal) -> tuple[bool, int, int]:
     """a / b as (negative, numerator, denominator) of integers."""
-    a_scale, b_scale = scale_of(a), scale_of(b)
-    top = int(a.copy_abs().scaleb(a_scale, context=CONTEXT)) * 10**b_scale
-    bottom = int(b.copy_abs().scaleb(b_scale, context=CONTEXT)) * 10**a_scale
-    return a.is_signed() != b.is_signed(), top, bottom
+    (top, a_scale), (bottom, b_scale) = _digits(a), _digits(b)
+    return (top < 0) != (bottom < 0), abs(top) * 10**b_scale, abs(bottom) * 10**a_scale
 
 
-def division_scale(a: Decimal, b: Decimal) -> int:
-    """numeric.c, select_div_scale: at least 16 significant digits, and no fewer than the operands show."""
-    a_weight, a_first = _leading(a)
-    b_weight, b_first = _leading(b)
+def division_scale(a: int, a_scale: int, b: int, b_scale: int) -> int:
+    """numeric.c, select_div_scale: at least 16 significant digits, and no fewer than the operands show.
+
+    The operands are given without their point, each with its scale.
+    """
+    a_weight, a_first = _leading(a, a_scale)
+    b_weight, b_first = _leading(b, b_scale)
     weight = a_weight - b_weight - (a_first <= b_first)
     scale = _MIN_SIGNIFICANT - weight * _BASE_DIGITS
-    return min(max(scale, scale_of(a), scale_of(b), 0), _MAX_DISPLAY_SCALE)
+    return min(max(scale, a_scale, b_scale, 0), _MAX_DISPLAY_SCALE)
 
 
-def _leading(value: Decimal) -> tuple[int, int]:
+def _leading(value: int, scale: int) -> tuple[int, int]:
     """Weight and value of the first digit to the base 10000; zeros for zero."""
-    if value.is_zero():
+    if value == 0:
         return 0, 0
-    weight = value.adjusted() // _BASE_DIGITS
-    return weight, int(value.copy_abs().scaleb(-weight * _BASE_DIGITS, context=CONTEXT))
+    digits = str(abs(value))
+    magnitude = len(digits) - 1 - scale
+    weight = magnitude // _BASE_DIGITS
+    # The first base-10000 digit has as many decimal ones as lie above its weight.
+    return weight, int(digits.ljust(magnitude % _BASE_DIGITS + 1, "0")[: magnitude % _BASE_DIGITS + 1])
 
 
 def modulo(a: Decimal, b: Decimal) -> Decimal:

@@ -70,14 +70,29 @@ def write_timestamptz(values: pa.Array) -> pa.StringArray:
 def _write(values: pa.Array, zone: str) -> pa.StringArray:
     raw = values.view(pa.int64())
     if _within(raw, _FIRST_DAY * DAY, (_LAST_DAY + 1) * DAY - 1):
-        texts = pc.cast(raw.view(pa.timestamp("us")), pa.string())
-        # Always six digits behind the point: the zeros at the end go, and then the point.
-        texts = pc.utf8_rtrim(pc.utf8_rtrim(texts, characters="0"), characters=".")
+        seconds = pc.divide(raw, 1_000_000)
+        if pc.all(pc.equal(pc.multiply(seconds, 1_000_000), raw), min_count=0).as_py():
+            texts = pc.cast(seconds.view(pa.timestamp("s")), pa.string())
+        else:
+            # Always six digits behind the point: the zeros at the end go, and then the point.
+            texts = pc.cast(raw.view(pa.timestamp("us")), pa.string())
+            texts = pc.utf8_rtrim(pc.utf8_rtrim(texts, characters="0"), characters=".")
         return pc.binary_join_element_wise(texts, zone, "") if zone else texts
     return pa.array([None if v is None else timestamp_text(v, zone) for v in raw.to_pylist()], pa.string())
 
 
+def ordinary(raw: pa.Array) -> bool:
+    """Whether all moments, in microseconds since 1970, lie in the years 1 to 9999, which Arrow handles."""
+    return _within(raw, _FIRST_DAY * DAY, (_LAST_DAY + 1) * DAY - 1)
+
+
+#: Below so many rows, writing them one by one costs less than looking whether Arrow may.
+_FEW = 16
+
+
 def _within(raw: pa.Array, low: int, high: int) -> bool:
+    if len(raw) < _FEW:
+        return False
     bounds = pc.min_max(raw)
     least = bounds["min"].as_py()
     return least is None or (least >= low and bounds["max"].as_py() <= high)

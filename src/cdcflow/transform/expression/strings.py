@@ -86,6 +86,21 @@ def _right(text: str, count: int) -> str:
     return text[-count:]
 
 
+def _left_part(_value: Bound, count: Bound) -> Kernel:
+    if count.constant is None:
+        return row_kernel(_left, [TEXT, INT4], TEXT)
+    stop = constant_value(count)
+    return lambda rows, values, _count: pc.utf8_slice_codeunits(as_array(values, rows.count), 0, stop)
+
+
+def _right_part(_value: Bound, count: Bound) -> Kernel:
+    # The end of a text that is shorter is the whole, which a slice from a negative place gives as well.
+    if count.constant is None or constant_value(count) in (0, -(2**31)):
+        return row_kernel(_right, [TEXT, INT4], TEXT)
+    start = -constant_value(count)
+    return lambda rows, values, _count: pc.utf8_slice_codeunits(as_array(values, rows.count), start)
+
+
 def _split_part(text: str, delimiter: str, number: int) -> str:
     if number == 0:
         raise Fails("field position must not be zero")
@@ -371,13 +386,13 @@ SUPPORTED: tuple[Supported, ...] = (
         "left",
         "the first characters, or all but the last",
         "left(code, 2)",
-        {"text,int4": by_row(_left, "text,int4", "text")},
+        {"text,int4": Variant(bind=_left_part)},
     ),
     Supported(
         "right",
         "the last characters, or all but the first",
         "right(card, 4)",
-        {"text,int4": by_row(_right, "text,int4", "text", fails=True)},
+        {"text,int4": Variant(bind=_right_part, fails=True)},
     ),
     Supported(
         "btrim",
