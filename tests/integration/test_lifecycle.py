@@ -4,6 +4,7 @@ the command line are real; a probe appends to the journal in capture's place, as
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from cdcflow.cli.main import app
 from cdcflow.config import load
 from cdcflow.delivery import CheckpointStore
 from cdcflow.engine import lifecycle
-from cdcflow.testing.waiting import eventually
+from cdcflow.testing import waiting
 from integration.test_delivery import PLUGIN, Engine
+
+#: An engine is three processes or more, and the machine may be busy.
+eventually = partial(waiting.eventually, timeout=60.0)
 
 MAIN = """\
 source: {dsn: "postgresql://nobody@127.0.0.1/none", tables: [public.*]}
