@@ -11,6 +11,7 @@ from typing import Any
 from cdcflow.testing.postgres import Server
 from cdcflow.testing.receiver import Receiver
 from faults.project import Act, Chaos, Project
+from stress import backfill as online
 from stress import rows, shapes
 from stress.failover import Pair
 from stress.judge import judge
@@ -43,6 +44,8 @@ class Run:
     seconds: float = 60.0
     clients: int = 4
     rough: bool = False
+    #: Of the table that the scenario backfill reads.
+    rows: int = 1_000_000
 
     @property
     def record(self) -> Path:
@@ -107,7 +110,16 @@ def failover(run: Run) -> None:
         pair.close()
 
 
-SCENARIOS: dict[str, Callable[[Run], None]] = {"dml": dml, "ddl": ddl, "failover": failover}
+def backfill(run: Run) -> None:
+    online.backfill(run.directory, run.make(), rows=run.rows, seed=run.seed, clients=run.clients)
+
+
+SCENARIOS: dict[str, Callable[[Run], None]] = {
+    "dml": dml,
+    "ddl": ddl,
+    "failover": failover,
+    "backfill": backfill,
+}
 
 
 @contextmanager

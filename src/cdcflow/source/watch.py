@@ -8,6 +8,7 @@ happened. So the publication, its tables and the slot's `restart_lsn` are rememb
 import json
 import os
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,12 @@ def published(connection: catalog.Connection, publication: str) -> Published | N
     return Published(oid, all_tables, operations, via_root, {o: (name, entry) for o, name, entry in tables})
 
 
+def added(before: Published, now: Published) -> list[str]:
+    """Tables that have come into the publication. Those that are published by their schema, or because all
+    are, come when they are made, and nothing of them is missed. Pure."""
+    return [table for oid, (table, entry) in now.tables.items() if oid not in before.tables and entry]
+
+
 def compare(name: str, before: Published, now: Published) -> list[Finding]:
     """What a change of the publication means for what is captured. Pure."""
     found = []
@@ -58,14 +65,13 @@ def compare(name: str, before: Published, now: Published) -> list[Finding]:
                 "where that was not meant, `cdcflow setup` puts it back; for what was missed, " + START_ANEW,
             )
         )
-    # Tables that are published by their schema, or all, come when they are made: nothing of them is missed.
-    added = [table for oid, (table, entry) in now.tables.items() if oid not in before.tables and entry]
-    if added:
+    came = added(before, now)
+    if came:
         found.append(
             _finding(
-                f"{names(added)} came into the publication {name}: changes are captured from then on, rows"
+                f"{names(came)} came into the publication {name}: changes are captured from then on, rows"
                 " that were there before are not",
-                "where such rows matter, " + START_ANEW,
+                "where such rows matter, `cdcflow backfill start` reads them",
             )
         )
     changed = [
@@ -104,8 +110,18 @@ class Watch:
     For several threads: what one has seen later is never compared with what another saw before.
     """
 
-    def __init__(self, journal: Path, publication: str, slot: str, *, fresh: bool = False) -> None:
-        """`fresh`: what was remembered before does not count. Raises SourceError when it cannot be read."""
+    def __init__(
+        self,
+        journal: Path,
+        publication: str,
+        slot: str,
+        *,
+        fresh: bool = False,
+        joined: Callable[[Sequence[str]], None] = lambda _tables: None,
+    ) -> None:
+        """`fresh`: what was remembered before does not count. `joined` is called with the tables that have
+        come into the publication, before that is remembered. Raises SourceError when it cannot be read."""
+        self._joined = joined
         self._file = journal / FILE
         self._publication = publication
         self._slot = slot
@@ -145,6 +161,8 @@ class Watch:
                 hint=START_ANEW,
             )
         fresh = [] if before is None else compare(name, before, now)
+        if before is not None and (came := added(before, now)):
+            self._joined(came)
         self.findings = (*self.findings, *(f for f in fresh if f not in self.findings))
         self._published, self._dirty = now, self._dirty or before != now
         return fresh

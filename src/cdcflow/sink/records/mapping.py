@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from cdcflow.errors import Permanent
-from cdcflow.model import MESSAGES, Column, Relation
+from cdcflow.model import BACKFILLS, MESSAGES, Column, Relation
+from cdcflow.model.expected import ExpectedTable
+from cdcflow.model.finding import Finding
 from cdcflow.sink.formulas import Formula, Source, column_of, formula_of
 from cdcflow.sink.records.collapse import Plan, Planned
 from cdcflow.sink.settings import SinkOptions
@@ -89,7 +91,7 @@ def plan(
 
     Raises Permanent with everything that does not fit.
     """
-    if relation == MESSAGES:
+    if relation in (MESSAGES, BACKFILLS):
         return None
     wrong: list[str] = []
     planned: list[Planned] = []
@@ -116,6 +118,28 @@ def plan(
 def columns_of(options: RecordOptions) -> list[str]:
     """Every column that a mapping names."""
     return [options.matched[1], *options.mapped.values()]
+
+
+def judge_columns(subject: str, columns: Iterable[str], tables: Sequence[ExpectedTable]) -> list[Finding]:
+    """The tables of a flow that lack a column which its mapping names."""
+    found = []
+    for relation in (table.relation for table in tables):
+        if relation in (MESSAGES, BACKFILLS):
+            continue
+        for column in dict.fromkeys(columns):
+            if column not in relation.names:
+                close = nearest(column, relation.names)
+                found.append(
+                    Finding(
+                        "error",
+                        subject,
+                        f"{relation.qualified} has no column {column!r}, which `with:` names",
+                        f"did you mean {close!r}?"
+                        if close
+                        else "correct `match` and `fields`, or take the table out of the flow's `from`",
+                    )
+                )
+    return found
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
