@@ -27,7 +27,7 @@ from itertools import islice
 
 from cdcflow.errors import DeliveryError, Disabled, Permanent, Rejected, Transient, Unauthorized
 from cdcflow.model import Batch
-from cdcflow.sink import ExpectedTable, Finding, FlowContext, judge_events
+from cdcflow.sink import ExpectedTable, Finding, FlowContext, Rendered, judge_events
 from cdcflow.sink.event import events
 from cdcflow.sink.order import Order, order
 from cdcflow.sink.sizing import Size
@@ -147,6 +147,33 @@ class WebhookSink:
 
     def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
         return judge_events(f"flow {self._flow}", tables)
+
+    def preview(self, batch: Batch) -> Sequence[Rendered]:
+        """The requests, without what is or may be secret: own headers, the signature, the URL's path."""
+        left = list(self._items(batch, {}))
+        found = []
+        while left:
+            part = self._cut(left) if self._settings.batch else left[:1]
+            left = left[len(part) :]
+            found.append(self._request(part))
+        return found
+
+    def _request(self, part: Sequence[_Item]) -> Rendered:
+        first, last = part[0], part[-1]
+        name, body, kind = f"{self._flow}:{first.identity}", first.body, self._shape.content_type
+        if self._settings.batch:
+            assert self._shape.several is not None
+            name = f"{name}-{last.identity}"
+            body, kind = self._shape.several(name, [item.body for item in part]), self._shape.several_type
+        lines = [f"Content-Type: {kind.decode()}", *(f"{header}: ***" for header in self._settings.headers)]
+        lines += [f"{header.decode()}: {value.decode()}" for header, value in first.headers]
+        lines += [f"webhook-id: {name}", "webhook-timestamp: (when it is sent)"]
+        lines += ["Authorization: ***"] if self._settings.auth is not None else []
+        lines += ["webhook-signature: ***"] if self._settings.secret else []
+        path = "/***" if first.target is not None or self._endpoint.target.strip("/") else ""
+        indexes = tuple(item.index for item in part)
+        text = "\n".join([*lines, "", body.decode()])
+        return Rendered(indexes, f"POST {self._endpoint.origin}{path}", text)
 
     def _items(self, batch: Batch, refused: dict[int, str]) -> Iterator[_Item]:
         """What there is to send; a change that its own row makes impossible to send is refused."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdcflow.cli import output
+from cdcflow.cli import looking, output
 from cdcflow.cli.invocation import load_config, load_valid
 from cdcflow.errors import ConfigurationError
 
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The flows: some tables, on their way to a sink.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+app.command("preview")(looking.preview)
+app.command("validate")(looking.validate)
+app.command("explain")(looking.explain)
+app.command("test")(looking.run_tests)
 
 
 @app.command("list")
