@@ -147,6 +147,20 @@ def resume(context: typer.Context, name: Name) -> None:
         output.say(f"flow {name} goes on")
 
 
+@app.command("retry")
+def retry(context: typer.Context, name: Annotated[str, typer.Argument(help="The flow's name.")]) -> None:
+    """Have a flow that needs attention try again now: the cause is mended."""
+    from cdcflow.engine import control
+
+    config = load_config(context)
+    if name not in config.flows:
+        from cdcflow.config.problems import nearest
+
+        raise ConfigurationError(f"there is no flow {name!r}", hint=nearest(name, config.flows))
+    control.retry(config.engine.state, name)
+    output.say(f"flow {name} tries again")
+
+
 @app.command("rewind")
 def rewind(
     context: typer.Context,
