@@ -225,7 +225,7 @@ def _moment_to_char(key: str) -> Variant:
         kernel = row_kernel(write, [kind], TEXT)
         return lambda rows, values, _format: kernel(rows, values)
 
-    return Variant(bind=bind)
+    return Variant(bind=bind, immutable=False)
 
 
 def _format(argument: Bound) -> str:
