@@ -4,7 +4,7 @@
 #   make demo ARGS="--seconds 20"   the same for 20 seconds, then compare everything, without a terminal
 #   make test                       all tests, on every PostgreSQL found (system ones and embedded 16, 18)
 #   make check                      formatting, lint, types, import arrows
-#   make stress                     load and kills for a minute; ARGS="--seconds 300 --seed N" for more
+#   make stress                     load and kills for a minute; ARGS="--scenario ddl --seconds 300 --seed N"
 #   make faults                     every sink, every fault, and kills; ARGS="--sinks webhook --faults hang --seed 7"
 #   make oracle                     random values of every type, judged by Postgres; ARGS="--values 200000 --seed 7"
 #   make differential               SQL expressions, judged by Postgres; ARGS="--expressions 20000 --rows 50"
@@ -27,7 +27,8 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The kernel is built in place, where a compiler and Python's headers are there; without them it is the twin.
-$(VENV)/.installed: $(BIN)/python pyproject.toml setup.py src/cdcflow/decode/_kernel.pyx
+$(VENV)/.installed: $(BIN)/python pyproject.toml setup.py src/cdcflow/decode/_kernel.pyx \
+		src/cdcflow/transform/_hmac.pyx
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
 	@touch $@
 
@@ -68,5 +69,6 @@ faults: dev
 	PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
 
 clean:
-	rm -rf build dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis src/cdcflow/decode/_kernel.c
+	rm -rf build dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis src/cdcflow/decode/_kernel.c \
+		src/cdcflow/transform/_hmac.c src/cdcflow/transform/_hmac.*.so
 	rm -f src/cdcflow/decode/_kernel.*.so

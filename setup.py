@@ -16,19 +16,22 @@ if WANTED not in ("auto", "yes", "no"):
 def extensions() -> list[Extension]:
     if WANTED == "no":
         return []
-    kernel = Extension(
-        "cdcflow.decode._kernel",
-        ["src/cdcflow/decode/_kernel.pyx"],
-        extra_compile_args=["-O3"],
-        optional=WANTED == "auto",
-    )
+    kernels = [
+        Extension(
+            name,
+            [f"src/{name.replace('.', '/')}.pyx"],
+            extra_compile_args=["-O3"],
+            optional=WANTED == "auto",
+        )
+        for name in ("cdcflow.decode._kernel", "cdcflow.transform._hmac")
+    ]
     try:
         from Cython.Build import cythonize
     except ImportError:
         if WANTED == "yes":
             raise
         return []
-    built: list[Extension] = cythonize([kernel], language_level=3)
+    built: list[Extension] = cythonize(kernels, language_level=3)
     return built
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import backlog, latency, memory, server, throughput
+from bench import backlog, crm, latency, memory, server, throughput, transforms
 from bench.machine import machine, versions
 from bench.report import RESULTS, Results
 from cdcflow.errors import CdcflowError
@@ -22,8 +22,9 @@ TRANSACTIONS = 60_000
 SINGLE_ROWS = 200_000
 LATENCY_SECONDS = 15.0
 HUGE_TRANSACTION = 2_000_000
+CONTACTS = 50_000
 
-NAMES = (*throughput.CONTENDERS, "latency", "memory")
+NAMES = (*throughput.CONTENDERS, "transforms", "latency", "memory", "crm")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -69,7 +70,10 @@ def run(options: argparse.Namespace, directory: Path, progress: Console) -> Resu
     say("starting PostgreSQL")
     with server.started(directory / "postgres", options.pg) as source:
         results = Results(about, versions(source), options.scale)
-        contenders = tuple(name for name in throughput.CONTENDERS if name in options.only)
+        wanted = {*options.only, *(("duckdb", "chained") if "transforms" in options.only else ())}
+        contenders = tuple(name for name in throughput.CONTENDERS if name in wanted)
+        if "transforms" in options.only:
+            results.transforms += transforms.measure(say)
         if "recvlogical" in contenders and source.program("pg_recvlogical") is None:
             say("pg_recvlogical is not installed: left out")
             contenders = tuple(name for name in contenders if name != "recvlogical")
@@ -91,6 +95,10 @@ def run(options: argparse.Namespace, directory: Path, progress: Console) -> Resu
             place = directory / "memory"
             place.mkdir()
             results.memory = memory.measure(source, round(HUGE_TRANSACTION * options.scale), place, say)
+        if "crm" in options.only:
+            place = directory / "crm"
+            place.mkdir()
+            results.loads = crm.measure(round(CONTACTS * options.scale), place, say)
     return results
 
 

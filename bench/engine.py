@@ -26,8 +26,16 @@ TIMEOUT = 600.0
 INTERVAL = 0.02
 
 
-def configure(directory: Path, dsn: str, slot: str, publication: str, sinks: Mapping[str, Any]) -> Path:
-    """Writes `cdcflow.yaml` (JSON is YAML) with one flow of every table into each sink, named as it."""
+def configure(
+    directory: Path,
+    dsn: str,
+    slot: str,
+    publication: str,
+    sinks: Mapping[str, Any],
+    transforms: Mapping[str, Any] = {},
+) -> Path:
+    """Writes `cdcflow.yaml` (JSON is YAML) with one flow of every table into each sink, named as it, with the
+    transforms of that name."""
     config = {
         "source": {
             "dsn": dsn,
@@ -39,7 +47,11 @@ def configure(directory: Path, dsn: str, slot: str, publication: str, sinks: Map
         "journal": {"path": "journal"},
         "engine": {"state": "state"},
         "sinks": dict(sinks),
-        "flows": [{"name": name, "from": ["public.*"], "to": name} for name in sinks],
+        "mask": {"key": "the key of the bench, long enough"},
+        "flows": [
+            {"name": name, "from": ["public.*"], "to": name, "transforms": transforms.get(name)}
+            for name in sinks
+        ],
     }
     path = directory / "cdcflow.yaml"
     path.write_bytes(orjson.dumps(config, option=orjson.OPT_INDENT_2))

@@ -9,10 +9,12 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from bench.crm import Load, worst
 from bench.latency import Latency
 from bench.memory import Memory
 from bench.processes import Use
 from bench.throughput import Race
+from bench.transforms import Cost
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
@@ -32,6 +34,8 @@ class Results:
     races: list[Race] = field(default_factory=list)
     latencies: list[Latency] = field(default_factory=list)
     memory: Memory | None = None
+    transforms: list[Cost] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
         ratios = self.races[0].ratios() if self.races else {}
@@ -45,6 +49,8 @@ class Results:
             "throughput": [asdict(race) for race in self.races],
             "latency": [asdict(latency) for latency in self.latencies],
             "memory": asdict(self.memory) if self.memory else None,
+            "transforms": [asdict(cost) for cost in self.transforms],
+            "crm": [asdict(one) for one in self.loads],
         }
 
     def write(self, path: Path = RESULTS) -> None:
@@ -58,12 +64,28 @@ class Results:
             f"[bold]{about['cpu']}[/], {about['cores']} cores, {about['memory_gb']} GB, {about['kernel']};"
             f" PostgreSQL {versions['postgres']}, Python {versions['python']}, decoder {versions['decoder']}"
         )
+        if self.transforms:
+            console.print(_transforms(self.transforms))
         for race in self.races:
             console.print(_race(race))
         if self.latencies:
             console.print(_latencies(self.latencies))
         if self.memory:
             console.print(_memory(self.memory))
+        if self.loads:
+            console.print(_loads(self.loads))
+            for broken in worst(self.loads):
+                console.print(broken, style="red")
+
+
+def _transforms(costs: list[Cost]) -> Table:
+    table = Table(title="a chain of filter, two columns, mask and rename, by itself", title_justify="left")
+    table.add_column("")
+    table.add_column("changes in a batch", justify="right")
+    table.add_column("µs per change", justify="right")
+    for cost in costs:
+        table.add_row(cost.what, f"{cost.batch:,}", f"{cost.microseconds:.2f}")
+    return table
 
 
 def _race(race: Race) -> Table:
@@ -114,6 +136,31 @@ def _latencies(latencies: list[Latency]) -> Table:
             values = (figures.p50, figures.p95, figures.p99, figures.max) if figures else ("",) * 4
             table.add_row(what, *map(str, values), use or "")
         table.add_section()
+    return table
+
+
+def _loads(loads: list[Load]) -> Table:
+    table = Table(
+        title=f"{loads[0].rows:,} changed contacts into a CRM",
+        caption="again: the same rows once more, unchanged",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("")
+    for heading in ("calls", "fewest", "seconds", "of the limit", "refused", "again, seconds", "calls"):
+        table.add_column(heading, justify="right")
+    for one in loads:
+        allowed = f"{one.seconds / one.allowed:.2f}" if one.allowed else ""
+        table.add_row(
+            one.crm,
+            str(one.calls),
+            str(one.least),
+            f"{one.seconds:.1f}",
+            allowed,
+            str(one.refused),
+            f"{one.again:.1f}",
+            str(one.calls_again),
+        )
     return table
 
 

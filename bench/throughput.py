@@ -9,7 +9,8 @@ every few messages. Done means:
 * `drain`: the server has said that there is nothing more;
 * `recvlogical`: pg_recvlogical has reached that place and ended;
 * `journal`: the journal's durable end, behind the fsync, covers the last change;
-* `null`, `duckdb`: the flow's checkpoint covers the last change, so the sink holds everything durably.
+* `null`, `duckdb`, `chained`: the flow's checkpoint covers the last change, so the sink holds everything
+  durably. `chained` is DuckDB behind a chain of transforms.
 """
 
 import subprocess
@@ -34,12 +35,23 @@ from cdcflow.errors import CdcflowError
 from cdcflow.journal import Reader
 
 DRAIN = "drain"
-CONTENDERS = ("recvlogical", "journal", "null", "duckdb")
+CONTENDERS = ("recvlogical", "journal", "null", "duckdb", "chained")
 
 #: Settings of the sinks that contend, by the contender's name.
 SINKS: Mapping[str, Mapping[str, Any]] = {
     "null": {"type": "null"},
     "duckdb": {"type": "duckdb", "path": "warehouse.duckdb"},
+    "chained": {"type": "duckdb", "path": "warehouse.duckdb"},
+}
+
+#: What a contender's flow has as `transforms`. All rows pass, so that the sink has as much to do as without.
+TRANSFORMS: Mapping[str, list[Any]] = {
+    "chained": [
+        {"filter": "customer >= 0"},
+        {"set": {"amount_eur": "round(amount * 0.92, 2)", "label": "upper(note)"}},
+        {"mask": {"sku": "sha256"}},
+        {"rename": {"amount": "amount_usd"}},
+    ]
 }
 
 
@@ -202,7 +214,7 @@ def _recvlogical(source: Source, backlog: Backlog, slot: str) -> Run:
 def _cdcflow(source: Source, backlog: Backlog, slot: str, name: str, directory: Path) -> Run:
     """Capture alone, or with the flow `name` beside it."""
     sinks = {name: SINKS[name]} if name in SINKS else {}
-    config = configure(directory, source.dsn, slot, backlog.name, sinks)
+    config = configure(directory, source.dsn, slot, backlog.name, sinks, TRANSFORMS)
     with Watch() as watch, ExitStack() as stack:
         worker = None
         if sinks:

@@ -15,5 +15,6 @@ plugin = SinkPlugin(
     # account allows that is three seconds.
     batching=Batching(max_changes=5_000, max_bytes=32 << 20),
     writes="states",
+    formulas=lambda options: options.formulas,
     account=lambda settings: settings.account,
 )

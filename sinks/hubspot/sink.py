@@ -11,9 +11,9 @@ from functools import partial
 
 from cdcflow.errors import DeliveryError, Permanent
 from cdcflow.model import Batch, Relation
-from cdcflow.sink import Field, Finding, FlowContext
-from cdcflow.sink.records import Ledger, Mapped, Plan, Writer
-from cdcflow.sink.records.mapping import plan
+from cdcflow.sink import ExpectedTable, Field, Finding, FlowContext
+from cdcflow.sink.records import Ledger, Mapped, Plan, Writer, columns_of
+from cdcflow.sink.records.mapping import judge_columns, plan
 from cdcflow_sinks.hubspot.client import Client
 from cdcflow_sinks.hubspot.describe import (
     REQUIRED,
@@ -93,6 +93,10 @@ class HubSpotSink:
                 "ok", subject, f"matched by {self._options.matched[0]}, {count} more properties are mapped"
             )
         ]
+
+    def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
+        columns = [*columns_of(self._options), *(one.column for one in self._options.associate)]
+        return judge_columns(f"flow {self._flow}", columns, tables)
 
     def forget(self) -> int:
         return self._ledger.forget()

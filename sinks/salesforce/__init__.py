@@ -14,6 +14,7 @@ plugin = SinkPlugin(
     # What fills bulk jobs while a backlog lasts; a job of 10,000 rows is one of Salesforce's own batches.
     batching=Batching(max_changes=10_000, max_bytes=64 << 20),
     writes="states",
+    formulas=lambda options: options.formulas,
     account=lambda settings: settings.account,
     # A bulk job takes its time, and goes on by itself: a call has a timeout, a `write` has none.
     deadline=None,

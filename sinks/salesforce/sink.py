@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 
 from cdcflow.errors import DeliveryError, Permanent
 from cdcflow.model import Batch, Relation
-from cdcflow.sink import Field, Finding, FlowContext
-from cdcflow.sink.records import Ledger, Mapped, Plan, Writer
-from cdcflow.sink.records.mapping import plan
+from cdcflow.sink import ExpectedTable, Field, Finding, FlowContext
+from cdcflow.sink.records import Ledger, Mapped, Plan, Writer, columns_of
+from cdcflow.sink.records.mapping import judge_columns, plan
 from cdcflow_sinks.salesforce.bulk import Bulk
 from cdcflow_sinks.salesforce.client import Client
 from cdcflow_sinks.salesforce.describe import Described, FieldInfo, Problem, parents, problems
@@ -85,6 +85,10 @@ class SalesforceSink:
         return [
             Finding("ok", subject, f"matched by {self._options.matched[0]}, {count} more fields are mapped")
         ]
+
+    def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
+        columns = columns_of(self._options)
+        return judge_columns(f"flow {self._flow}", columns, tables)
 
     def forget(self) -> int:
         return self._ledger.forget()

@@ -4,7 +4,7 @@ import ipaddress
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_serializer, model_validator
 
 from cdcflow.sink import ConfigPath, Secret, Settings, SinkSettings
 from cdcflow.sink.quantities import Duration
@@ -13,7 +13,7 @@ from cdcflow_sinks.webhook.auth import AuthSettings
 from cdcflow_sinks.webhook.shapes import ShapeName
 from cdcflow_sinks.webhook.signature import signing_key
 from cdcflow_sinks.webhook.templates import for_header
-from cdcflow_sinks.webhook.urls import url_with_fields
+from cdcflow_sinks.webhook.urls import shown, url_with_fields
 
 #: RFC 9110, section 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -98,7 +98,7 @@ class WebhookSettings(SinkSettings):
     """An endpoint that takes events by POST."""
 
     type: Literal["webhook"] = "webhook"
-    #: Not shown: many services put the credential into the path.
+    #: Shown without its path: many services put the credential there.
     url: Annotated[str, AfterValidator(url_with_fields), Field(repr=False)]
     #: `whsec_` and the base64 of 24 to 64 bytes. Several: each signs, so that a receiver can go over from
     #: one to the next. None: requests are not signed.
@@ -130,6 +130,10 @@ class WebhookSettings(SinkSettings):
     #: Hosts (as they stand in the URL) and networks that may be reached although they are not public: without
     #: an entry here no request goes to a loopback, private or link-local address, whatever name has it.
     allow: tuple[Annotated[str, AfterValidator(_allowed)], ...] = ()
+
+    @field_serializer("url")
+    def _shown(self, url: str) -> str:
+        return shown(url)
 
     @model_validator(mode="after")
     def _options_have_an_effect(self) -> Self:

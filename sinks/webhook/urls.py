@@ -30,3 +30,10 @@ def url_with_fields(text: str) -> str:
         raise ValueError("takes fields of the row in its path and its query, and never in its host")
     plain_url(template.sample())
     return text
+
+
+def shown(url: str) -> str:
+    """What people are shown of a URL."""
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host}{slash}" + ("…" if path else "")

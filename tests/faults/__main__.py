@@ -13,8 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from faults.crm import CRMS
 from faults.matrix import Cell, cells, run_cell
-from faults.subjects import SUBJECTS
+from faults.subjects import SUBJECTS as OTHERS
+
+SUBJECTS = (*OTHERS, *CRMS)
 
 #: What is judged of a cell; `rest`, `retry` and `fault` are about the run itself.
 JUDGED = ("state", "order", "ids", "whole")

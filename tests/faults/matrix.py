@@ -202,8 +202,7 @@ def run_cell(
 
 def _configure(place: Path, given: Mapping[str, Any]) -> Path:
     flow: dict[str, Any] = {"name": "flow", "from": ["public.*"], "to": "sink"}
-    if "with" in given:
-        flow["with"] = given["with"]
+    flow |= {name: given[name] for name in ("with", "on_reject") if name in given}
     # The harness refuses by chance, in bursts that would stop a flow that somebody watches.
     flow["dead_letters"] = {"limit": 100_000, "share": 1.0}
     document = {

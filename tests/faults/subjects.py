@@ -219,6 +219,7 @@ class DuckDB:
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
+#: Those of `faults.crm` come behind them.
 SUBJECTS: Sequence[Callable[[Path, random.Random], Subject]] = (Webhook, WebhookBatches, Jsonl, DuckDB)
 
 

@@ -4,13 +4,20 @@ from pathlib import Path
 
 import pytest
 
+from faults.crm import HubSpotContacts
 from faults.matrix import run_cell
 from faults.subjects import DuckDB, Subject, Webhook, WebhookBatches
 
 
 @pytest.mark.parametrize(
     ("make", "fault"),
-    [(Webhook, "reject"), (WebhookBatches, "fail after write"), (Webhook, "unauthorized"), (DuckDB, None)],
+    [
+        (Webhook, "reject"),
+        (WebhookBatches, "fail after write"),
+        (Webhook, "unauthorized"),
+        (DuckDB, None),
+        (HubSpotContacts, "reset after write"),
+    ],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_whatever_fails_and_dies_the_destination_ends_right(

@@ -10,7 +10,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from cdcflow.engine.status import UNKNOWN
@@ -18,8 +17,12 @@ from cdcflow.errors import SourceError
 from cdcflow.journal import Writer, verify
 from cdcflow.journal.layout import read_manifest
 from cdcflow.model import parse_lsn
+from cdcflow.model.finding import Finding
 from cdcflow.source import monitor
 from cdcflow.source.heartbeat import Heartbeat
+from cdcflow.source.judgement import Wishes
+from cdcflow.source.preflight import preflight
+from cdcflow.source.setup import script, setup
 from cdcflow.testing.database import Database
 from cdcflow.testing.postgres import Server
 from cdcflow.testing.waiting import eventually
@@ -142,13 +145,8 @@ class Pair:
         self.primary = make()
         self.database = Database(self.primary)
         self.database.execute(TABLE)
-        self.database.execute(
-            sql.SQL("CREATE PUBLICATION {} FOR TABLE t").format(sql.Identifier(self.database.publication))
-        )
-        self.database.execute(
-            "SELECT pg_create_logical_replication_slot(%s, 'pgoutput', failover => true)",
-            [self.database.slot],
-        )
+        self.wanted = (self.database.dsn, ["public.t"], self.database.publication, self.database.slot)
+        setup(*self.wanted, Wishes(failover=True))
         directory = self.primary.directory / "standby"
         self.standby = self.primary.standby(directory, settings={"hot_standby_feedback": "on"})
         conninfo = make_conninfo(self.primary.dsn(), application_name="standby")
@@ -199,6 +197,8 @@ def test_a_promoted_standby_is_followed_and_nothing_is_lost(
             pair.synchronise()
             fill(pair.primary, pair.database, 1001, 2000)
             journaled(journal, 2000)
+            copy = troubles(pair.standby.dsn(pair.database.name), pair.database, Wishes(failover=True))
+            assert any("is the primary's, of which this standby has a copy" in f.message for f in copy)
             pair.primary.kill()
             pair.standby.promote()
             fill(pair.standby, pair.database, 2001, 3000)
@@ -250,6 +250,63 @@ def test_a_standby_that_had_not_received_everything_is_not_followed(
         pair.close()
 
 
+def troubles(dsn: str, database: Database, wishes: Wishes) -> list[Finding]:
+    found = preflight(dsn, ["public.t"], database.publication, database.slot, wishes)
+    return [finding for finding in found if finding.severity != "ok"]
+
+
+def test_check_says_what_keeps_a_standby_from_being_followed_and_its_remedies_work(
+    postgres_version: int | str, own_server: OwnServer
+) -> None:
+    needs_failover_slots(postgres_version)
+    server = own_server()
+    database = Database(server)
+    wanted = (database.dsn, ["public.t"], database.publication, database.slot)
+    failover = Wishes(failover=True)
+    is_one = "SELECT failover FROM pg_replication_slots WHERE slot_name = %s"
+    try:
+        database.execute(TABLE)
+        setup(*wanted)
+        assert not troubles(database.dsn, database, Wishes())  # no standby, so nothing that could be lost
+        server.execute("SELECT pg_create_physical_replication_slot('standby', true)")
+        [finding] = troubles(database.dsn, database, Wishes())
+        assert "there are standbys (by the slots standby)" in finding.message
+        assert "set source.failover: true, then stop cdcflow and run `cdcflow setup`" in finding.remedy
+
+        assert "ALTER_REPLICATION_SLOT" in script(*wanted, failover)
+        [done] = setup(*wanted, failover)
+        assert "a failover slot" in done
+        assert database.execute(is_one, [database.slot]) == [(True,)]
+        assert setup(*wanted, failover) == []
+
+        [finding] = troubles(database.dsn, database, failover)
+        assert "synchronized_standby_slots is not set" in finding.message
+        for statement in finding.sql.splitlines():
+            database.execute(statement)
+        eventually(lambda: not troubles(database.dsn, database, failover), what="the setting's effect")
+        server.execute("SELECT pg_drop_replication_slot('standby')")
+        [finding] = troubles(database.dsn, database, failover)
+        assert "names standby, which no standby uses" in finding.message
+        for statement in finding.sql.splitlines():
+            database.execute(statement)
+        eventually(lambda: not troubles(database.dsn, database, failover), what="the setting's effect")
+    finally:
+        database.close()
+
+
+def test_failover_slots_are_refused_where_the_server_has_none(postgres: Database) -> None:
+    if postgres.execute("SHOW server_version_num")[0][0] >= "170000":
+        pytest.skip("failover slots exist from 17 on")
+    postgres.execute(TABLE)
+    wanted = (postgres.dsn, ["public.t"], postgres.publication, postgres.slot)
+    with pytest.raises(SourceError, match="failover slots exist from PostgreSQL 17 on") as refused:
+        setup(*wanted, Wishes(failover=True))
+    assert "leave source.failover out" in refused.value.hint
+    assert not postgres.execute("SELECT FROM pg_publication WHERE pubname = %s", [postgres.publication])
+    found = troubles(postgres.dsn, postgres, Wishes(failover=True))
+    assert any(f.severity == "error" and f.subject == "failover" for f in found)
+
+
 def test_a_standby_can_be_the_source(
     postgres_version: int | str, own_server: OwnServer, tmp_path: Path
 ) -> None:
@@ -257,21 +314,26 @@ def test_a_standby_can_be_the_source(
         pytest.skip("standbys decode from 16 on")
     primary = own_server()
     database = Database(primary)
-    standby = primary.standby(primary.directory / "standby", settings={"hot_standby_feedback": "on"})
+    standby = primary.standby(primary.directory / "standby")
     journal = tmp_path / "journal"
-    make = threading.Thread(
-        target=lambda: standby.execute(
-            "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')",
-            [database.slot],
-            dbname=database.name,
-        )
-    )
     try:
         standby.start()
         database.execute(TABLE)
-        name = sql.Identifier(database.publication)
-        database.execute(sql.SQL("CREATE PUBLICATION {} FOR TABLE t").format(name))
-        eventually(lambda: has_publication(standby, database), what="the publication on the standby")
+        fill(primary, database, 1, 50)
+        eventually(
+            lambda: has(standby, database, "pg_class", "relname", "t"), what="the table on the standby"
+        )
+        dsn = standby.dsn(database.name)
+        wanted = (dsn, ["public.t"], database.publication, database.slot)
+        with pytest.raises(SourceError, match="where the publication cannot be made") as refused:
+            setup(*wanted)
+        words = refused.value.hint
+        database.execute(words[words.index("CREATE PUBLICATION") :])
+        eventually(
+            lambda: has(standby, database, "pg_publication", "pubname", database.publication),
+            what="the publication on the standby",
+        )
+        make = threading.Thread(target=setup, args=wanted)
         make.start()
 
         def made() -> bool:
@@ -279,9 +341,31 @@ def test_a_standby_can_be_the_source(
             return not make.is_alive()
 
         eventually(made, interval=0.1, what="the slot on the standby")
-        dsn = standby.dsn(database.name)
+        found = troubles(dsn, database, Wishes())
+        assert [f.subject for f in found] == ["standby"]
+        assert "hot_standby_feedback is off" in found[0].message
+        for statement in found[0].sql.splitlines():
+            standby.execute(statement)
+        eventually(lambda: not troubles(dsn, database, Wishes()), what="the setting's effect")
+        [finding] = troubles(dsn, database, Wishes(failover=True))
+        assert "a slot of a standby cannot be a failover slot" in finding.message
+
+        snapshots = threading.Event()
+
+        def log_snapshots() -> None:
+            while not snapshots.wait(0.1):  # which the backfill's slot waits for
+                primary.execute("SELECT pg_log_standby_snapshot()")
+
+        helper = threading.Thread(target=log_snapshots)
+        helper.start()
+        try:
+            with capturing(database, journal, dsn=dsn, backfill=True):
+                journaled(journal, 50)
+        finally:
+            snapshots.set()
+            helper.join()
         with capturing(database, journal, dsn=dsn, heartbeat=Heartbeat(every=0.1)) as running:
-            fill(primary, database, 1, 100)
+            fill(primary, database, 51, 100)
             journaled(journal, 100)
             eventually(lambda: running.latest["wal_status"] == "reserved", what="the slot's state")
             assert not running.latest["findings"]  # no heartbeat is no trouble
@@ -294,9 +378,9 @@ def test_a_standby_can_be_the_source(
         standby.destroy()
 
 
-def has_publication(server: Server, database: Database) -> bool:
-    query = "SELECT true FROM pg_publication WHERE pubname = %s"
+def has(server: Server, database: Database, catalog: str, column: str, name: str) -> bool:
+    query = f"SELECT true FROM {catalog} WHERE {column} = %s"
     try:
-        return bool(server.execute(query, [database.publication], dbname=database.name))
+        return bool(server.execute(query, [name], dbname=database.name))
     except psycopg.OperationalError:  # the database is not there yet either
         return False

@@ -280,6 +280,33 @@ def test_wal_that_piles_up_is_warned_of_and_the_slot_given_up_where_asked(
     assert not table.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", [table.slot])
 
 
+def test_wal_near_the_limit_of_the_server_is_warned_of_and_the_remedy_works(
+    own_server: OwnServer, tmp_path: Path
+) -> None:
+    server = own_server(settings={"max_slot_wal_keep_size": "48MB"})
+    with shop(server) as table:
+        publish(table, "t")
+        # Held by a flow that never delivers.
+        with capturing(table, tmp_path / "journal", confirm_delivered=True) as running:
+            fill(table, 1, 1)
+            journaled(tmp_path / "journal", 1)
+
+            def warned() -> bool:
+                table.execute("SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000))")
+                return bool(running.latest["findings"])
+
+            eventually(warned, interval=0.2, what="the warning")
+            [finding] = running.latest["findings"]
+            assert "the server gives the slot up (max_slot_wal_keep_size) after" in finding["message"]
+            assert "raise max_slot_wal_keep_size" in finding["remedy"]
+            assert running.latest["wal_status"] in ("reserved", "extended")
+            server.configure({"max_slot_wal_keep_size": "1GB"})
+            server.reload()
+            eventually(lambda: not running.latest["findings"], what="the end of the warning")
+            fill(table, 2, 2)
+            journaled(tmp_path / "journal", 2)
+
+
 def test_an_old_open_transaction_holds_the_slot_back_and_status_says_whose_it_is(
     table: Database, tmp_path: Path
 ) -> None:

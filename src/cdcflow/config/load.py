@@ -21,7 +21,7 @@ from cdcflow.config.models import (
     SourceSettings,
 )
 from cdcflow.config.problems import Place, Problems, nearest, shown
-from cdcflow.config.transforms import mask_key, read_steps
+from cdcflow.config.transforms import computed_step, mask_key, read_steps
 from cdcflow.config.validation import validate
 from cdcflow.errors import ConfigurationError
 from cdcflow.model.ddl import DDL_PREFIX
@@ -309,6 +309,8 @@ class _Flows:
             sink.plugin.options, document, (*way, "with"), self._problems, data=settings.options
         )
         if options is not None:
+            formulas = sink.plugin.formulas(options)
+            steps += computed_step(document, (*way, "with"), formulas, self._problems, context)
             self._flows[name] = Flow(
                 name,
                 settings.from_,

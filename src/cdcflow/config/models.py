@@ -111,6 +111,8 @@ class SourceSettings(Settings):
     messages: tuple[Annotated[str, AfterValidator(_source_prefix)], ...] = ()
     #: Whether an event trigger, which `cdcflow setup` then makes, puts the text of DDL into the stream.
     ddl: bool = False
+    #: Whether standbys get a copy of the slot, so that a promoted one can be followed; 17 and later.
+    failover: bool = False
     #: Whether transactions that were replicated to here are captured too; `none` keeps loops out.
     origin: Literal["any", "none"] = "any"
     publication: Annotated[str, AfterValidator(_identifier)] = "cdcflow"

@@ -13,7 +13,7 @@ from cdcflow.config.problems import Problems
 from cdcflow.config.validation import validate
 from cdcflow.errors import ConfigurationError
 from cdcflow.model.patterns import TablePatterns
-from cdcflow.sink import Settings
+from cdcflow.sink import Formula, Settings
 from cdcflow.transform import Chain, Link, Site, StepContext, StepError, Tables, registry
 
 #: The key beside a step's name.
@@ -72,6 +72,27 @@ def _step(
         problems.add(document.place((*here, *error.way)).moved(at.line), at.key, str(error), error.hint)
         return None
     return StepEntry(name, plugin, options, reach.tables, site=site)
+
+
+def computed_step(
+    document: Document, way: Way, formulas: Sequence[Formula], problems: Problems, context: StepContext
+) -> tuple[StepEntry, ...]:
+    """The step behind all others that makes the columns which the `with:` at `way` computes."""
+    if not formulas:
+        return ()
+    plugin = registry.load("set")
+    options = plugin.options.model_validate({one.column: one.expression for one in formulas})
+    here: Way = (*way, "fields")
+    lines: dict[Way, int] = {(one.column,): document.place((*way, *one.way)).line for one in formulas}
+    site = Site(document.file, document.place(here).line, dotted(here), lines)
+    try:
+        plugin.create(options, context)
+    except StepError as error:
+        at = site.at(error.way, error.line)
+        [wrong] = [one for one in formulas if (one.column,) == error.way[:1]] or formulas[:1]
+        problems.add(document.place((*way, *wrong.way)).moved(at.line), at.key, str(error), error.hint)
+        return ()
+    return (StepEntry("set", plugin, options, site=site),)
 
 
 def make_chain(

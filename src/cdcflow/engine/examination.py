@@ -55,7 +55,7 @@ def check_source(config: Config) -> Examined:
 
 def wishes(source: SourceSettings) -> Wishes:
     """What the configuration wants of the source besides tables."""
-    return Wishes(local_only=source.origin == "none", ddl=source.ddl)
+    return Wishes(local_only=source.origin == "none", ddl=source.ddl, failover=source.failover)
 
 
 def check_journal(config: Config) -> list[Finding]:
@@ -113,7 +113,7 @@ def judge_flows(config: Config, tables: Sequence[ExpectedTable]) -> list[Finding
 
 
 def judge_claims(config: Config, tables: Sequence[ExpectedTable]) -> list[Finding]:
-    """Tables that two flows would bring to one place."""
+    """Tables that two flows would bring to one place. Where a step sends rows elsewhere, the rows decide."""
     found = []
     taken: dict[tuple[str, str], Flow] = {}
     for flow in config.flows.values():
@@ -122,7 +122,8 @@ def judge_claims(config: Config, tables: Sequence[ExpectedTable]) -> list[Findin
             sink = _made(config, flow)
         except Exception:  # noqa: BLE001, S112 - said by judge_flows
             continue
-        if not flow.from_ or not isinstance(sink, Claims):
+        moved = any(step.plugin.moves for step in flow.transforms)
+        if moved or not flow.from_ or not isinstance(sink, Claims):
             continue
         for relation in (table.relation for table in tables):
             if not patterns.matches(relation.schema, relation.name):

@@ -3,6 +3,7 @@
 from cdcflow.errors import DeliveryError, Disabled, Permanent, Rejected, TooLarge, Transient, Unauthorized
 from cdcflow.sink.budget import Budget, Limit
 from cdcflow.sink.describing import Describes, Field
+from cdcflow.sink.formulas import Computed, Formula
 from cdcflow.sink.judging import Claims, ExpectedTable, Judges, judge_events
 from cdcflow.sink.protocol import (
     Batching,
@@ -26,6 +27,7 @@ __all__ = [
     "Batching",
     "Budget",
     "Claims",
+    "Computed",
     "ConfigPath",
     "DeliveryError",
     "Describes",
@@ -34,6 +36,7 @@ __all__ = [
     "Field",
     "Finding",
     "FlowContext",
+    "Formula",
     "Judges",
     "Limit",
     "Permanent",

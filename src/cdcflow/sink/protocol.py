@@ -11,6 +11,7 @@ import pyarrow as pa
 from cdcflow.model import Batch, Position, Relation
 from cdcflow.model.finding import Finding as Finding
 from cdcflow.sink.budget import Budget
+from cdcflow.sink.formulas import Formula
 from cdcflow.sink.settings import SinkOptions, SinkSettings
 
 
@@ -156,6 +157,8 @@ class SinkPlugin:
     #: Whether the batch that was being written when the process ended is to come again exactly as it was: for
     #: a destination that knows requests for several changes by an id of their own. Costs an fsync per batch.
     repeats: Callable[[Any], bool] = lambda _settings: False
+    #: The expressions in a flow's `with:`: the engine makes the columns, by a last step of the flow's.
+    formulas: Callable[[Any], Sequence[Formula]] = lambda _options: ()
     #: Seconds after which a `write` that has not ended is cancelled and counts as `Transient`: a driver
     #: hangs. None: it may take as long as it likes, and must not be cancelled.
     deadline: float | None = 600.0

@@ -214,6 +214,9 @@ class Slot:
     two_phase: bool
     conflicting: bool
     invalidation_reason: str | None
+    #: From 17 on: whether standbys get a copy, and whether this one is such a copy.
+    failover: bool = False
+    synced: bool = False
 
     @property
     def lost(self) -> bool:
@@ -226,6 +229,26 @@ class Slot:
         # 16 calls a slot conflicting for both reasons, and takes restart_lsn away with the WAL.
         conflict = self.conflicting and self.restart_lsn is not None
         return self.invalidation_reason or ("conflict with recovery" if conflict else "wal_removed")
+
+
+@dataclass(frozen=True, slots=True)
+class Standbys:
+    """What stands between a server and its standbys, and between a standby and its primary.
+
+    `physical_slots` are those of this server's own standbys, or of whoever else has streamed WAL from it.
+    `synchronized` is the setting synchronized_standby_slots, None before 17; `primary_slot` that of a
+    standby's primary_slot_name.
+    """
+
+    physical_slots: tuple[str, ...]
+    synchronized: str | None
+    hot_standby_feedback: bool
+    primary_slot: str
+
+
+def standbys(connection: Connection) -> Standbys:
+    slots, synchronized, feedback, primary_slot = _one(connection, cdcflow.sql.load("catalog_standbys"))
+    return Standbys(tuple(slots), synchronized, feedback, primary_slot)
 
 
 def identity(connection: Connection) -> Identity:
@@ -366,6 +389,8 @@ def slot(connection: Connection, name: str) -> Slot | None:
         two_phase=says["two_phase"],
         conflicting=bool(says.get("conflicting")),
         invalidation_reason=says.get("invalidation_reason"),
+        failover=bool(says.get("failover")),
+        synced=bool(says.get("synced")),
     )
 
 

@@ -8,9 +8,10 @@ from typing import Literal
 
 from cdcflow.model.finding import Finding
 from cdcflow.model.patterns import TablePattern
-from cdcflow.source.catalog import Identity, Publication, Selection, Server, Slot, Table, Vitals
+from cdcflow.source.catalog import Identity, Publication, Selection, Server, Slot, Standbys, Table, Vitals
 from cdcflow.source.connection import quote_identifier, quote_literal
 from cdcflow.source.contents import GENERATED, Shapes, judge_contents, stored
+from cdcflow.source.standbys import Slots, judge_standbys
 from cdcflow.source.statements import (
     add_tables,
     create_publication,
@@ -53,10 +54,12 @@ ORIGIN = 16
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the configuration wants of the source besides tables: `source.origin: none`, `source.ddl`."""
+    """What the configuration wants of the source besides tables: `source.origin: none`, `source.ddl`,
+    `source.failover`."""
 
     local_only: bool = False
     ddl: bool = False
+    failover: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Situation:
     slot_user: str | None
     shapes: Shapes = field(default_factory=dict)
     vitals: Vitals | None = None
+    standbys: Standbys | None = None
     wishes: Wishes = Wishes()
     #: Whether the event triggers for DDL fire; None where there are none, or none are wanted.
     ddl_triggers: bool | None = None
@@ -116,6 +120,7 @@ def judge(situation: Situation) -> list[Finding]:
         *_contents(situation),
         *_partitions(situation),
         *_slot(situation),
+        *_standbys(situation),
         *_ddl(situation),
         *_vitals(situation),
     ]
@@ -134,13 +139,6 @@ def _server(situation: Situation) -> Iterator[Finding]:
     yield Finding(
         "ok", "server", f"PostgreSQL {major}.{minor}, database {identity.database}, as {server.role}"
     )
-    if identity.in_recovery:
-        yield Finding(
-            "error",
-            "server",
-            "the server is a standby, where neither publication nor slot can be made",
-            "point source.dsn at the primary; with several hosts add target_session_attrs=read-write",
-        )
     if situation.wishes.local_only and identity.major < ORIGIN:
         yield Finding(
             "error",
@@ -419,6 +417,12 @@ def _vitals(situation: Situation) -> Iterator[Finding]:
         yield from judge_vitals(situation.vitals, situation.slot)
 
 
+def _standbys(situation: Situation) -> Iterator[Finding]:
+    if situation.standbys is not None:
+        ours = Slots(situation.slot_name, situation.slot, situation.wishes.failover)
+        yield from judge_standbys(situation.identity, situation.standbys, ours)
+
+
 def _partitions(situation: Situation) -> Iterator[Finding]:
     """A delete under the name of a root with FULL has NULLs for all but the key, if the partition has
     another identity: no destination would find the row."""
@@ -447,7 +451,7 @@ def _slot(situation: Situation) -> Iterator[Finding]:
             f"the replication slot {name} does not exist",
             "run `cdcflow setup`, or let a role with REPLICATION run this in the source's database, after the"
             " publication is made",
-            create_slot(name),
+            create_slot(name, failover=situation.wishes.failover),
             "slot",
         )
         return

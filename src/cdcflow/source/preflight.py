@@ -99,6 +99,7 @@ def look(
         slot_user=catalog.application(connection, active) if active is not None else None,
         shapes=catalog.shapes(connection, selection.tables),
         vitals=vitals,
+        standbys=catalog.standbys(connection),
         wishes=wishes,
         ddl_triggers=catalog.ddl_triggers(connection) if wishes.ddl else None,
     )

@@ -10,13 +10,23 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import psycopg
+from psycopg import pq
 
 from cdcflow.errors import ConfigurationError, SourceError
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.source import catalog
-from cdcflow.source.connection import connect, quote_identifier, quote_literal, where
+from cdcflow.source.connection import (
+    answering,
+    connect,
+    connect_replication,
+    failure,
+    quote_identifier,
+    quote_literal,
+    where,
+)
 from cdcflow.source.judgement import OLDEST, START_ANEW, Situation, Wishes, names, slot_mismatch, unidentified
 from cdcflow.source.preflight import NONE, look, too_old
+from cdcflow.source.standbys import Slots, judge_standbys
 from cdcflow.source.statements import (
     add_tables,
     create_publication,
@@ -25,10 +35,14 @@ from cdcflow.source.statements import (
     drop_ddl_triggers,
     enable_ddl_triggers,
     full_identity,
+    make_failover_slot,
     publish_via_root,
 )
 
 T = TypeVar("T")
+
+#: A new slot of a standby waits for what the primary logs every 15 s, where anything is written there.
+STANDBY_TIMEOUT_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,8 @@ class Statement:
     why: str
     done: str
     ours: bool = True
+    #: A command for a replication connection.
+    replication: bool = False
 
 
 def plan(
@@ -81,7 +97,14 @@ def script(dsn: str, tables: Sequence[str], publication: str, slot: str, wishes:
         ]
     todo = [*_foreign(situation), *_own(situation)]
     for statement in todo:
-        lines += ["", f"-- {statement.why}", statement.sql]
+        lines += ["", f"-- {statement.why}"]
+        if statement.replication:
+            lines += [
+                "-- Not SQL: run it in a session of `psql 'dbname=… replication=database'`.",
+                f"--   {statement.sql}",
+            ]
+        else:
+            lines.append(statement.sql)
     if not todo:
         lines += ["", "-- Everything is there already."]
     return "\n".join(lines) + "\n"
@@ -102,7 +125,7 @@ def setup(dsn: str, tables: Sequence[str], publication: str, slot: str, wishes: 
         done: list[str] = []
         for statement in _own(situation):
             try:
-                connection.execute(statement.sql)
+                _run(dsn, connection, statement, situation)
             except psycopg.Error as error:
                 raise _refused(statement, error, done) from error
             done.append(statement.done)
@@ -162,11 +185,6 @@ def _look(
         finding = too_old(version)
         raise SourceError(finding.message, hint=finding.remedy)
     situation = look(connection, TablePatterns(tables), publication, slot, wishes)
-    if situation.identity.in_recovery:
-        raise SourceError(
-            "the server is a standby, where neither publication nor slot can be made",
-            hint="point source.dsn at the primary",
-        )
     if not situation.selection.tables:
         raise ConfigurationError(
             f"no table of the database {situation.identity.database} fits"
@@ -189,6 +207,7 @@ def _require(situation: Situation) -> None:
             f"wal_level is {situation.server.wal_level}, and must be logical",
             hint="ALTER SYSTEM SET wal_level = 'logical'; as a superuser, and restart the server",
         )
+    _require_standbys(situation)
     slot = situation.slot
     if slot is None:
         return
@@ -199,6 +218,24 @@ def _require(situation: Situation) -> None:
         raise SourceError(
             f"the replication slot {slot.name} is lost, and setup does not make one anew by itself",
             hint=START_ANEW,
+        )
+
+
+def _require_standbys(situation: Situation) -> None:
+    """On a standby a slot can be made, and nothing else can be changed."""
+    identity = situation.identity
+    if situation.standbys is not None:
+        ours = Slots(situation.slot_name, situation.slot, situation.wishes.failover)
+        for finding in judge_standbys(identity, situation.standbys, ours):
+            if finding.severity == "error":
+                raise SourceError(finding.message, hint=finding.remedy)
+    if not identity.in_recovery:
+        return
+    before = [statement.sql for statement in _published(situation)]
+    if before:
+        raise SourceError(
+            "the server is a standby, where the publication cannot be made or altered",
+            hint=f"run this on the primary, and `cdcflow setup` here once it has arrived: {' '.join(before)}",
         )
 
 
@@ -264,6 +301,10 @@ def _foreign(situation: Situation) -> list[Statement]:
 
 def _own(situation: Situation) -> list[Statement]:
     """Publication first, then slot."""
+    return [*_published(situation), *_slot(situation), *_triggers(situation)]
+
+
+def _published(situation: Situation) -> list[Statement]:
     found = []
     known, wanted = situation.publication, situation.selection.tables
     name = situation.publication_name
@@ -294,25 +335,70 @@ def _own(situation: Situation) -> list[Statement]:
                     " their changes are captured, not the rows that they hold already",
                 )
             )
+    return found
+
+
+def _slot(situation: Situation) -> list[Statement]:
+    name, failover = situation.slot_name, situation.wishes.failover
     if situation.slot is None:
-        found.append(
+        return [
             Statement(
-                create_slot(situation.slot_name),
+                create_slot(name, failover=failover),
                 "The place in the WAL up to which cdcflow has everything. The server keeps all WAL behind it,"
                 " so drop it when cdcflow is not used any more.",
-                f"made the replication slot {situation.slot_name}",
+                f"made the replication slot {name}{', of which standbys get a copy' if failover else ''}",
             )
-        )
-    if situation.wishes.ddl and not situation.ddl_triggers:
-        there = situation.ddl_triggers is not None
-        found.append(
+        ]
+    if failover and not situation.slot.failover:
+        return [
             Statement(
-                enable_ddl_triggers() if there else ddl_triggers(),
-                "The text of DDL, in its place in the stream (source.ddl). Only a superuser can do this.",
-                f"{'enabled' if there else 'made'} the event triggers {' and '.join(catalog.DDL_TRIGGERS)}",
+                make_failover_slot(name),
+                "So that standbys get a copy of the slot (source.failover). It keeps its place.",
+                f"made the replication slot {name} a failover slot",
+                replication=True,
             )
+        ]
+    return []
+
+
+def _triggers(situation: Situation) -> list[Statement]:
+    if not situation.wishes.ddl or situation.ddl_triggers:
+        return []
+    there = situation.ddl_triggers is not None
+    return [
+        Statement(
+            enable_ddl_triggers() if there else ddl_triggers(),
+            "The text of DDL, in its place in the stream (source.ddl). Only a superuser can do this.",
+            f"{'enabled' if there else 'made'} the event triggers {' and '.join(catalog.DDL_TRIGGERS)}",
         )
-    return found
+    ]
+
+
+def _run(dsn: str, connection: catalog.Connection, statement: Statement, situation: Situation) -> None:
+    """Raises psycopg.Error, or SourceError, where the server refuses."""
+    if statement.replication:
+        _command(dsn, statement.sql)
+        return
+    if situation.identity.in_recovery:
+        connection.execute(f"SET statement_timeout = {STANDBY_TIMEOUT_MS}")
+    try:
+        connection.execute(statement.sql)
+    except psycopg.errors.QueryCanceled as error:
+        raise SourceError(
+            "the standby has waited for a word of its primary's about running transactions, in vain",
+            hint="run SELECT pg_log_standby_snapshot() on the primary while `cdcflow setup` runs here",
+        ) from error
+
+
+def _command(dsn: str, command: str) -> None:
+    replication = connect_replication(dsn, purpose="setup")
+    try:
+        with answering(replication.socket):
+            result = replication.exec_(command.encode())
+        if result.status != pq.ExecStatus.COMMAND_OK:
+            raise failure(result, f"the server refused {command!r}")
+    finally:
+        replication.finish()
 
 
 def _holds(publication: catalog.Publication, table: catalog.Table) -> bool:

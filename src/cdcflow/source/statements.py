@@ -56,8 +56,14 @@ def set_for_server(name: str, value: str, *, restart: bool) -> str:
     return change if restart else f"{change}\nSELECT pg_reload_conf();"
 
 
-def create_slot(name: str) -> str:
-    return f"SELECT pg_create_logical_replication_slot({quote_literal(name)}, 'pgoutput');"
+def create_slot(name: str, *, failover: bool = False) -> str:
+    option = ", failover => true" if failover else ""
+    return f"SELECT pg_create_logical_replication_slot({quote_literal(name)}, 'pgoutput'{option});"
+
+
+def make_failover_slot(name: str) -> str:
+    """For a replication connection: no SQL does this."""
+    return f"ALTER_REPLICATION_SLOT {quote_identifier(name)} ( FAILOVER true );"
 
 
 def ddl_triggers() -> str:

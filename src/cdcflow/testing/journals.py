@@ -1,6 +1,7 @@
 """Journals for tests: an identity, everything that a journal holds, and what a crash would leave of it."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from cdcflow.journal import Identity, Reader
@@ -18,14 +19,17 @@ IDENTITY = Identity(
 Seen = tuple[int, Op, Position, int, int, int, Relation, dict[str, Value] | None, dict[str, Value] | None]
 
 
+def batches(path: Path, offset: int = 0) -> Iterator[Batch]:
+    """Every batch from `offset` on, one after the other."""
+    with Reader(path) as reader:
+        while found := reader.read(offset, max_changes=10_000, max_bytes=16 << 20):
+            yield from found
+            offset = found[-1].end
+
+
 def read_all(path: Path, offset: int = 0) -> list[Batch]:
     """Every batch from `offset` on."""
-    found: list[Batch] = []
-    with Reader(path) as reader:
-        while batches := reader.read(offset, max_changes=10_000, max_bytes=16 << 20):
-            found += batches
-            offset = batches[-1].end
-    return found
+    return list(batches(path, offset))
 
 
 def seen(batch: Batch) -> list[Seen]:
@@ -46,9 +50,9 @@ def seen(batch: Batch) -> list[Seen]:
     ]
 
 
-def ids(batches: list[Batch]) -> list[int]:
+def ids(found: list[Batch]) -> list[int]:
     """The new values of the column `id`, as numbers."""
-    return [int(str((change.new or {})["id"])) for batch in batches for change in batch.changes()]
+    return [int(str((change.new or {})["id"])) for batch in found for change in batch.changes()]
 
 
 def crash_image(path: Path, to: Path) -> Path:

@@ -185,12 +185,14 @@ class Server:
             configuration.write("include 'cdcflow.conf'\n")
         self._write_settings()
 
-    def standby(self, directory: Path, *, settings: Settings | None = None) -> "Server":
+    def standby(
+        self, directory: Path, *, settings: Settings | None = None, port: int | None = None
+    ) -> "Server":
         """A streaming standby of this server, through a physical slot `standby`; not started yet.
 
         Raises EnvironmentFault when the base backup fails.
         """
-        other = Server(self.binaries, directory, settings={**self._settings, **(settings or {})})
+        other = Server(self.binaries, directory, settings={**self._settings, **(settings or {})}, port=port)
         other.directory.mkdir(parents=True, exist_ok=True)
         data = other._place_of_data()
         command = [str(self.binaries.bin / "pg_basebackup"), "-D", str(data), "-d", self.dsn(), "-R"]

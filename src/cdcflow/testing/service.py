@@ -119,6 +119,8 @@ class Service:
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
         self._faults: list[_Switched] = []
+        #: What is to go wrong with a request, where no `fault` hits it: for faults that come by chance.
+        self.meddle: Callable[[Request], Fault | None] = lambda _request: None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._open: set[asyncio.StreamWriter] = set()
@@ -254,7 +256,7 @@ class Service:
     async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> bool:
         """False when the connection is over."""
         with self.lock:
-            fault = self._take_fault(request.path)
+            fault = self._take_fault(request.path) or self.meddle(request)
         kind = fault.kind if fault is not None else None
         answer: Answer | None = None
         if fault is None or kind in ("fail_after", "reset_after", "slow", "cut"):

@@ -167,6 +167,8 @@ class StepPlugin:
     options: type[Any]
     create: Callable[[Any, StepContext], Step]
     window: Callable[[Any], float | None] = lambda _options: None
+    #: Whether it sends rows to other tables than the one they came from.
+    moves: bool = False
     #: For the reference: what it does, in Markdown, and a piece of a flow file.
     about: str = ""
     example: str = ""

@@ -112,3 +112,41 @@ def test_a_step_that_has_only_moved_is_the_same_step() -> None:
     first = read("- select: [id]").flows["one"].transforms
     assert read("# moved\n- select: [id]").flows["one"].transforms == first
     assert read("- select: [id, status]").flows["one"].transforms != first
+
+
+CRM = """
+source: {dsn: postgresql://localhost/shop, tables: [public.*]}
+sinks: {out: {type: hubspot, token: x}}
+"""
+
+
+def crm(fields: str) -> Config:
+    Path("cdcflow.yaml").write_text(CRM)
+    Path("flows").mkdir(exist_ok=True)
+    text = dedent(f"""\
+        from: [orders]
+        to: out
+        with:
+          object: deals
+          match: {{order_id: id}}
+          fields:
+            {fields}
+        """)
+    Path("flows/one.yaml").write_text(text)
+    return load(Path("cdcflow.yaml"))
+
+
+def test_a_formula_of_a_mapping_is_a_last_step_that_makes_its_column() -> None:
+    flow = crm("dealname: {formula: status || '!'}").flows["one"]
+    assert [(entry.name, entry.site.line) for entry in flow.transforms] == [("set", 6)]
+    [shape] = make_chain(flow, base=Path(), mask_key=None).output(ORDERS)
+    assert shape.names == (*ORDERS.names, "dealname: formula")
+
+
+def test_a_formula_that_is_wrong_is_told_with_its_line_and_field() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        crm("dealname: {formula: status ||}")
+    assert "one.yaml:7: with.fields.dealname: formula" in str(caught.value)
+    flow = crm("dealname: {formula: state || '!'}").flows["one"]
+    with pytest.raises(ConfigurationError, match=r"one\.yaml:7: with\.fields\.dealname: formula"):
+        make_chain(flow, base=Path(), mask_key=None).output(ORDERS)

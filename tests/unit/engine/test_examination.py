@@ -104,6 +104,10 @@ sinks:
     for apart in ("to: raw", "to: other", "to: events"):
         assert found("from: ['*'], to: a", f"from: ['*'], {apart}") == []
     assert found("from: ['*', '!orders'], to: a", "from: [orders], to: b") == []
+    kept = "transforms: [{filter: 'id = 1'}]"
+    assert len(found("from: ['*'], to: a", f"from: [orders], to: b, {kept}")) == 1
+    moved = "transforms: [{route: \"'copy'\"}]"
+    assert found("from: ['*'], to: a", f"from: [orders], to: b, {moved}") == []
 
 
 def test_a_defect_in_a_sink_is_a_finding_without_its_words(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient, Unauthorized
 from cdcflow.model import UNCHANGED, Batch, Column, Op
-from cdcflow.sink import FlowContext
+from cdcflow.sink import ExpectedTable, FlowContext
 from cdcflow.testing.batches import make_relation
 from cdcflow.testing.history import AnyChange, History, delete, insert, read, truncate, update
 from cdcflow.testing.hubspot import HubSpot, Limits, Property
@@ -504,3 +504,11 @@ def test_a_delete_of_a_row_that_was_never_delivered_is_nothing(hubspot: HubSpot,
     flow = Flow(hubspot, tmp_path, match={"email": "email"}, fields={"firstname": "name"}, deletes="archive")
     assert flow.changes((CUSTOMERS, Op.DELETE, None, {"id": "5"})) is None
     assert not hubspot.called("archive")
+
+
+def test_a_column_that_a_table_lacks_is_told_before_any_row(hubspot: HubSpot, tmp_path: Path) -> None:
+    flow = Flow(hubspot, tmp_path, fields={"firstname": "nam"})
+    [finding] = flow.sink().judge([ExpectedTable(CUSTOMERS)])
+    assert (finding.severity, finding.remedy) == ("error", "did you mean 'name'?")
+    assert "has no column 'nam'" in finding.message
+    assert not hubspot.calls

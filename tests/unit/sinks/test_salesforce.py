@@ -14,7 +14,7 @@ from pydantic import SecretStr, ValidationError
 
 from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient, Unauthorized
 from cdcflow.model import Batch, Column
-from cdcflow.sink import FlowContext
+from cdcflow.sink import ExpectedTable, FlowContext
 from cdcflow.testing.batches import make_relation
 from cdcflow.testing.history import AnyChange, History, delete, insert, update
 from cdcflow.testing.salesforce import Salesforce, SObject
@@ -479,3 +479,11 @@ def test_a_parent_that_becomes_none_goes_by_a_call_of_its_own(salesforce: Salesf
     record = flow.record("7")
     assert record is not None
     assert record.values == {"Number__c": "7", "LastName": "Ada"}
+
+
+def test_a_column_that_a_table_lacks_is_told_before_any_row(salesforce: Salesforce, tmp_path: Path) -> None:
+    flow = Flow(salesforce, tmp_path, fields={"LastName": "nam"})
+    [finding] = flow.sink().judge([ExpectedTable(PEOPLE)])
+    assert (finding.severity, finding.remedy) == ("error", "did you mean 'name'?")
+    assert "has no column 'nam'" in finding.message
+    assert not salesforce.calls

@@ -32,8 +32,8 @@ class SalesforceConformance(SinkConformance):
         return Flows(self._of_table, context)
 
     def make_failing_sink(self, context: FlowContext) -> Sink:
-        fields = {"LastName": "name"}
-        options = SalesforceOptions(object="Contact", match={"Number__c": "id"}, fields=fields)
+        mapping = {"object": "Contact", "match": {"Number__c": "id"}, "fields": {"LastName": "name"}}
+        options = SalesforceOptions.model_validate(mapping)
         return SalesforceSink(self._settings("wrong"), options, context)
 
     def rows(self, relation: Relation) -> Sequence[Mapping[str, str | None]]:

@@ -4,9 +4,20 @@ from dataclasses import replace
 
 import pytest
 
+from cdcflow.errors import SourceError
 from cdcflow.model.finding import Finding
 from cdcflow.model.patterns import TablePatterns
-from cdcflow.source.catalog import Identity, Member, Publication, Selection, Server, Slot, Table, select
+from cdcflow.source.catalog import (
+    Identity,
+    Member,
+    Publication,
+    Selection,
+    Server,
+    Slot,
+    Standbys,
+    Table,
+    select,
+)
 from cdcflow.source.judgement import Situation, judge, names
 from cdcflow.source.setup import steps
 
@@ -89,10 +100,21 @@ def test_a_good_situation_has_no_complaint_and_nothing_is_to_be_done() -> None:
     assert steps(GOOD) == []
 
 
-def test_a_standby_is_an_error() -> None:
-    (finding,) = complaints(replace(GOOD, identity=replace(GOOD.identity, in_recovery=True)))
+def test_a_standby_is_an_error_before_16_and_so_is_the_copy_of_a_slot_on_it() -> None:
+    alone = replace(
+        GOOD,
+        identity=replace(GOOD.identity, version=150_004, in_recovery=True),
+        standbys=Standbys((), None, hot_standby_feedback=True, primary_slot="standby"),
+    )
+    (finding,) = complaints(alone)
     assert (finding.severity, finding.subject) == ("error", "server")
     assert "primary" in finding.remedy
+    with pytest.raises(SourceError, match="from PostgreSQL 16 on"):
+        steps(alone)
+    newer = replace(alone, identity=replace(alone.identity, version=180_002))
+    assert complaints(newer) == []
+    (finding,) = complaints(replace(newer, slot=replace(SLOT, failover=True, synced=True)))
+    assert (finding.severity, finding.subject) == ("error", "slot")
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ class _Row:
 def collapse(batch: Batch, plans: Mapping[str, Plan], sources: Sources | None) -> Collapsed:
     """What `batch` means. `plans` are by fingerprint of the relation. Without `sources`, removals mean
     nothing: the flow ignores them."""
-    rows = _rows(batch, plans)
+    rows = _rows(batch, plans, keyed=sources is not None)
     found = Collapsed()
     where: dict[bytes, str | None] = {}
     if sources is not None:
@@ -255,20 +255,21 @@ def _column(plan: Plan) -> str:
     return plan.relation.columns[plan.match.column].name
 
 
-def _rows(batch: Batch, plans: Mapping[str, Plan]) -> list[_Row]:
+def _rows(batch: Batch, plans: Mapping[str, Plan], *, keyed: bool) -> list[_Row]:
     rows = [
         row
         for group in batch.groups
         if group.relation.fingerprint in plans
-        for row in _group_rows(group, plans[group.relation.fingerprint])
+        for row in _group_rows(group, plans[group.relation.fingerprint], keyed)
     ]
     if len(batch.groups) > 1:
         rows.sort(key=lambda row: row.index)
     return rows
 
 
-def _group_rows(group: Group, plan: Plan) -> Iterator[_Row]:
-    """The rows of a group; works by column, and only with the columns that are mapped."""
+def _group_rows(group: Group, plan: Plan, keyed: bool) -> Iterator[_Row]:
+    """The rows of a group; works by column, and only with the columns that are mapped. Not `keyed`: nobody
+    asks for source keys."""
     relation = plan.relation
     # Under FULL the whole old row identifies a row; its match value does better.
     key = () if relation.full else relation.key
@@ -314,6 +315,9 @@ def _group_rows(group: Group, plan: Plan) -> Iterator[_Row]:
                         values[one.field] = one.value(found)
             except Unfit as reason:
                 unfit = str(reason)
+        if not keyed:
+            yield _Row(index, op, plan, match, before, b"", None, values, unfit)
+            continue
         old_values = [old[column][row] for column in key] if had and key else None
         if not key:
             shown = match if values is not None else before

@@ -36,6 +36,9 @@ class Property:
     options: tuple[str, ...] = ()
     label: str = ""
     longest: int = LONGEST_TEXT
+    #: Values that an administrator's validation rule does not let in (from 2026-09 on, of every write:
+    #: developers.hubspot.com/changelog, "property validation rules").
+    forbidden: frozenset[str] = frozenset()
 
     def described(self) -> dict[str, Any]:
         """As `GET /crm/v3/properties/{objectType}` has it."""
@@ -67,6 +70,8 @@ class Property:
             return "READ_ONLY_VALUE", f'"{self.name}" is a read only property; its value cannot be set.'
         if value == "":
             return None
+        if value in self.forbidden:
+            return "VALIDATION_RULE", f"{value} does not meet the validation rule of {self.name}"
         match self.type:
             case "number" if not _NUMBER.fullmatch(value):
                 return "INVALID_LONG", f"{value} was not a valid number."

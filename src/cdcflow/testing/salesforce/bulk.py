@@ -141,14 +141,16 @@ class Bulk:
             job.unprocessed = rows
             return
         keys = [row[job.header.index(job.external_id)] for row in rows]
+        seen: set[str] = set()
         for number, (key, row) in enumerate(zip(keys, rows, strict=True)):
             if self.stops_after is not None and number >= self.stops_after:
                 job.state, job.error = "Failed", "TooManyLockFailure : too many lock failures"
                 job.unprocessed = rows[number:]
                 return
-            if keys.count(key) > 1 and keys.index(key) != number:
+            if key.casefold() in seen:
                 job.failed.append((f"DUPLICATE_VALUE:Duplicate external id specified: {key}:--", row))
                 continue
+            seen.add(key.casefold())
             try:
                 found, new = self._org.upsert(kind, job.external_id, _record(job.header, row))
             except Refused as refused:

@@ -34,6 +34,8 @@ class Field:
     options: tuple[str, ...] = ()
     refers_to: str = ""
     relationship: str = ""
+    #: Values that a validation rule does not let in.
+    forbidden: frozenset[str] = frozenset()
 
     def described(self) -> dict[str, Any]:
         return {
@@ -277,6 +279,8 @@ class Org:
                 )
             return None
         text = _text(value)
+        if text in found.forbidden:
+            return Refused("FIELD_CUSTOM_VALIDATION_EXCEPTION", f"the rule of {name} is not met", [name])
         if found.type in _NUMBERS:
             if isinstance(value, bool) or not _NUMBER.fullmatch(text):
                 raise _unreadable(found, text)

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from cdcflow.model import Column, Group, Relation
 from cdcflow.sink import Secret
 from cdcflow.transform.derive import Made, derived, passed
+from cdcflow.transform.hashing import keyed
 from cdcflow.transform.options import ColumnName, Plain, StepOptions, place_of
 from cdcflow.transform.rows import assembled, bits, has_old, metas, new_columns, old_columns
 from cdcflow.transform.step import Bound, Run, StepContext, StepError, StepPlugin
@@ -137,6 +138,8 @@ def _made(name: str, rule: Rule, context: StepContext) -> _Masked:
         return _Masked(rule, None, salt)
     if rule.method == "redact":
         return _Masked(rule, _redacting(rule.text), salt)
+    if rule.method == "sha256":
+        return _Masked(rule, keyed(key), salt)
     return _Masked(rule, _Remembering(_masking(rule, key)), salt)
 
 
@@ -148,10 +151,6 @@ def _redacting(text: str) -> Callable[[pa.Array], pa.Array]:
 
 
 def _masking(rule: Rule, key: bytes) -> Callable[[str], str]:
-    if rule.method == "sha256":
-        # Bound to names of its own, since it is called for every value.
-        digest = hmac.digest
-        return lambda text: digest(key, text.encode(), "sha256").hex()
     if rule.method == "sha256_unkeyed":
         return lambda text: sha256(text.encode()).hexdigest()
     if rule.method == "tokenise":

@@ -209,6 +209,7 @@ route = StepPlugin(
     "route",
     Destination,
     _Route,
+    moves=True,
     about="""\
 Says to which table (or object of a CRM) a row goes, by [expressions](expressions.md) for its name and, if
 need be, its schema; a fixed name stands in single quotes. What follows sees the new name.
