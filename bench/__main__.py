@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import backlog, crm, latency, memory, server, throughput, transforms
+from bench import backfill, backlog, crm, latency, memory, server, throughput, transforms, webhook
 from bench.machine import machine, versions
 from bench.report import RESULTS, Results
 from cdcflow.errors import CdcflowError
@@ -22,9 +22,10 @@ TRANSACTIONS = 60_000
 SINGLE_ROWS = 200_000
 LATENCY_SECONDS = 15.0
 HUGE_TRANSACTION = 2_000_000
+BACKFILL_ROWS = 1_000_000
 CONTACTS = 50_000
 
-NAMES = (*throughput.CONTENDERS, "transforms", "latency", "memory", "crm")
+NAMES = (*throughput.CONTENDERS, "transforms", "latency", "memory", "webhook", "crm", "backfill")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -95,10 +96,19 @@ def run(options: argparse.Namespace, directory: Path, progress: Console) -> Resu
             place = directory / "memory"
             place.mkdir()
             results.memory = memory.measure(source, round(HUGE_TRANSACTION * options.scale), place, say)
+        if "webhook" in options.only:
+            place = directory / "webhook"
+            place.mkdir()
+            results.webhook = webhook.measure(max(round(webhook.ROWS * options.scale), 500), place, say)
         if "crm" in options.only:
             place = directory / "crm"
             place.mkdir()
             results.loads = crm.measure(round(CONTACTS * options.scale), place, say)
+        if "backfill" in options.only:
+            place = directory / "backfill"
+            place.mkdir()
+            rows = round(BACKFILL_ROWS * options.scale)
+            results.backfill = backfill.measure(source, rows, LATENCY_SECONDS * options.scale, place, say)
     return results
 
 

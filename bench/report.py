@@ -9,12 +9,14 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from bench.backfill import Backfill
 from bench.crm import Load, worst
 from bench.latency import Latency
 from bench.memory import Memory
 from bench.processes import Use
 from bench.throughput import Race
 from bench.transforms import Cost
+from bench.webhook import Sending
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
@@ -34,6 +36,8 @@ class Results:
     races: list[Race] = field(default_factory=list)
     latencies: list[Latency] = field(default_factory=list)
     memory: Memory | None = None
+    webhook: list[Sending] = field(default_factory=list)
+    backfill: Backfill | None = None
     transforms: list[Cost] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
 
@@ -49,6 +53,8 @@ class Results:
             "throughput": [asdict(race) for race in self.races],
             "latency": [asdict(latency) for latency in self.latencies],
             "memory": asdict(self.memory) if self.memory else None,
+            "webhook": [asdict(sending) | {"ratio": sending.ratio} for sending in self.webhook],
+            "backfill": {**asdict(self.backfill), "ratio": self.backfill.ratios} if self.backfill else None,
             "transforms": [asdict(cost) for cost in self.transforms],
             "crm": [asdict(one) for one in self.loads],
         }
@@ -72,6 +78,10 @@ class Results:
             console.print(_latencies(self.latencies))
         if self.memory:
             console.print(_memory(self.memory))
+        if self.webhook:
+            console.print(_webhook(self.webhook))
+        if self.backfill:
+            console.print(_backfill(self.backfill))
         if self.loads:
             console.print(_loads(self.loads))
             for broken in worst(self.loads):
@@ -176,4 +186,38 @@ def _memory(memory: Memory) -> Table:
     table.add_column("CPU s", justify="right")
     for name, use in sorted(memory.processes.items()):
         table.add_row(name, f"{use.peak_mb:.0f}", f"{use.cpu_seconds:.1f}")
+    return table
+
+
+def _webhook(webhook: list[Sending]) -> Table:
+    table = Table(title="a webhook's backlog, events per second", title_justify="left")
+    for heading in ("events per request", "flow", "bare httpx loop", "ratio"):
+        table.add_column(heading, justify="right")
+    for each in webhook:
+        table.add_row(str(each.events), f"{each.flow:,.0f}", f"{each.loop:,.0f}", f"{each.ratio:.2f}")
+    return table
+
+
+def _backfill(backfill: Backfill) -> Table:
+    table = Table(title=f"a table of {backfill.rows:,} rows, {backfill.mb:,.0f} MB", title_justify="left")
+    table.add_column("")
+    for heading in ("seconds", "rows/s", "of two COPYs"):
+        table.add_column(heading, justify="right")
+    ways = (
+        ("two COPYs to nothing", backfill.parallel_copy),
+        ("one COPY to nothing", backfill.snapshot_copy),
+        ("backfill, up to the journal", backfill.journal),
+        ("backfill, up to DuckDB", backfill.duckdb),
+    )
+    for name, seconds in ways:
+        rate, share = backfill.rows / seconds, backfill.parallel_copy / seconds
+        table.add_row(name, f"{seconds:.2f}", f"{rate:,.0f}", f"{share:.2f}")
+    if backfill.p99_without and backfill.p99_during:
+        table.caption = (
+            f"commit → webhook, p99: {backfill.p99_without} ms, beside a backfill {backfill.p99_during} ms"
+        )
+    for name, use in sorted(backfill.many.items()):
+        few = backfill.few.get(name)
+        few_mb = f", {few.peak_mb:.0f} MB with 10,000 rows" if few else ""
+        table.add_row(name, f"CPU {use.cpu_seconds:.1f}", f"{use.peak_mb:.0f} MB{few_mb}", "")
     return table

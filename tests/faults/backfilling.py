@@ -5,16 +5,26 @@ say which is newer. Rows are spread over pages without room, so that every updat
 page; bodies are stored out of line, so that most updates leave them out.
 """
 
+import os
 import random
+import signal
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow.compute as pc
 
-from cdcflow.journal import Reader
+from cdcflow.demo.compare import compare
+from cdcflow.engine import control
+from cdcflow.journal import Reader, verify
 from cdcflow.model import Op
+from cdcflow.source.requests import Requests
+from cdcflow.testing.postgres import Server
 from cdcflow.testing.waiting import eventually
+from faults.project import Project, kill, warehouse
 
 SCHEMA = """
     CREATE SEQUENCE versions;
@@ -126,18 +136,17 @@ def assert_never_older(journal: Path, offset: int = 0) -> int:
         offset = max(offset, reader.first_offset())
         while batches := reader.read(offset, max_changes=50_000, max_bytes=16 << 20):
             offset = batches[-1].end
-            for batch in batches:
-                for change in batch.changes():
-                    new = change.new
-                    if change.relation.name != "goods" or new is None:
-                        continue
-                    key, version = str(new["id"]), int(str(new["version"]))
+            for group in (group for batch in batches for group in batch.groups):
+                if group.relation.name != "goods":
+                    continue
+                there = pc.not_equal(group.meta("op"), int(Op.DELETE))
+                keys = group.new(0).filter(there).to_pylist()
+                versions = group.new(1).filter(there).to_pylist()
+                for key, version in zip(keys, map(int, versions), strict=True):
                     before = newest.get(key, 0)
-                    assert version >= before, (
-                        f"row {key} went back from {before} to {version} at {change.position}"
-                    )
+                    assert version >= before, f"row {key} went back from version {before} to {version}"
                     newest[key] = version
-                    reads += change.op is Op.READ
+                reads += pc.sum(pc.equal(group.meta("op"), int(Op.READ))).as_py() or 0
     return reads
 
 
@@ -172,5 +181,119 @@ class Watching:
                 self._stop.wait(0.1)
 
 
-def wait_for(condition: Any, timeout: float, what: str) -> Any:
-    return eventually(condition, timeout=timeout, interval=0.1, what=what)
+def configured(directory: Path, server: Server) -> Project:
+    """An engine with a warehouse, whose rows all come by online backfills."""
+    made = Project(directory, server)
+    file = directory / "cdcflow.yaml"
+    text = file.read_text().replace("tables: [public.*]}", "tables: [public.*], backfill: none}")
+    file.write_text(text.replace("  - {name: files, from: ['*.*'], to: files}\n", ""))
+    return made
+
+
+def state_of(project: Project, name: str) -> dict[str, Any]:
+    """What the engine says of a backfill; empty while it says nothing."""
+    project.ensure_running()
+    status = project.status()
+    found = [one for one in (status or {}).get("backfills", []) if one["name"] == name]
+    return found[0] if found else {}
+
+
+def kill_some(project: Project, target: str, draw: random.Random) -> bool:
+    """As `kill`, of a reader's process too."""
+    if target != "reader":
+        return kill(project, target, draw)
+    status = project.status() or {"backfills": []}
+    pids = [p for one in status["backfills"] for table in one["tables"] for p in table.get("readers", ())]
+    if not pids:
+        return False
+    try:
+        os.kill(draw.choice(pids), signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+#: What is killed.
+TARGETS = ("capture", "worker", "supervisor", "postgres", "reader")
+
+
+def run(
+    project: Project,
+    rows: int,
+    seed: int,
+    *,
+    seconds: float,
+    kills: int,
+    between: tuple[float, float],
+    clients: int = 4,
+    pause: bool = False,
+    patience: float = 120,
+) -> Watching:
+    """Backfills the table while clients change it and processes are killed, and waits until the warehouse has
+    everything. The backfill takes `seconds` at least, so that there is something to be killed."""
+    draw = random.Random(seed)
+    project.start()
+    project.wait_until_streaming()
+    asked = {"tables": ["public.goods"], "rate": rows / seconds}
+    name = control.backfill(project.state, {"do": "start", "request": asked})["name"]
+
+    def begun() -> bool:
+        return any(table.get("rows") for table in state_of(project, name).get("tables", ()))
+
+    _wait(project, begun, patience, "the first rows")
+    changing, watching = Changing(project.dsn, rows, seed, clients=clients), Watching(project.dsn)
+    try:
+        targets = [TARGETS[i % len(TARGETS)] for i in range(kills)]
+        draw.shuffle(targets)
+        for number, target in enumerate(targets):
+            due = time.monotonic() + draw.uniform(*between)
+            eventually(lambda: time.monotonic() > due, timeout=patience)  # noqa: B023
+            project.ensure_running()
+            try:
+                eventually(lambda: kill_some(project, target, draw), timeout=10, interval=0.05)  # noqa: B023
+            except TimeoutError:
+                assert target == "reader"  # between two of them, or over
+            if pause and number == kills // 2:
+                _pause(project, name, patience)
+        _wait(
+            project, lambda: state_of(project, name).get("state") in ("done", "failed"), patience, "its end"
+        )
+    finally:
+        changing.stop()
+        watching.stop()
+    assert state_of(project, name)["state"] == "done", project.last_words()
+    assert changing.transactions > 100
+    project.wait_until_streaming()
+    project.drain(patience)
+    project.stop()
+    return watching
+
+
+def _pause(project: Project, name: str, patience: float) -> None:
+    """Pauses it, kills capture meanwhile, and lets it go on."""
+    wishes = Requests(project.state / "backfills")
+    if wishes.get(name).state != "running":
+        return
+    project.wait_until_streaming()
+    wishes.wish(name, "pause")
+    _wait(project, lambda: state_of(project, name).get("state") in ("paused", "done"), patience, "the pause")
+    kill_some(project, "capture", random.Random(0))
+    project.wait_until_streaming()
+    if wishes.get(name).state != "done":
+        wishes.wish(name, "run")
+
+
+def _wait(project: Project, condition: Callable[[], object], patience: float, what: str) -> None:
+    try:
+        eventually(condition, timeout=patience, interval=0.2)
+    except TimeoutError:
+        raise AssertionError(f"{what}: {project.status()}; {project.last_words()}") from None
+
+
+def assert_equal(project: Project, rows: int) -> None:
+    """The warehouse is the source, and no row has ever gone back to an older state."""
+    assert assert_never_older(project.journal) >= rows // 2
+    assert not list(verify(project.journal))
+    with psycopg.connect(project.dsn, autocommit=True) as connection, warehouse(project.warehouse) as ask:
+        [comparison] = compare(connection, ask, ("goods",))
+        assert comparison.identical, comparison.verdict

@@ -1,19 +1,27 @@
 """Online backfills: rows that were there come into the journal while the stream goes on, each once, in a
 place where nothing older follows anything newer."""
 
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
+from cdcflow.errors import CdcflowError
 from cdcflow.journal import Reader, verify
-from cdcflow.model import BACKFILLS, Change, Op
+from cdcflow.model import BACKFILLS, UNCHANGED, Change, Op
+from cdcflow.source import monitor
 from cdcflow.source.requests import Kept, Request, Requests
+from cdcflow.source.wanted import look
 from cdcflow.testing.database import Database
+from cdcflow.testing.journals import read_all
 from cdcflow.testing.waiting import eventually
-from integration.capturing import Running, capturing, changes, publish
+from integration.capturing import Running, capturing, changes, make_slot, publish
 
 MINUTE = 60.0
 
@@ -83,3 +91,303 @@ def test_rows_that_were_there_come_between_the_changes_of_the_stream(
     assert not list(verify(tmp_path / "journal"))
     with Reader(tmp_path / "journal") as reader:
         assert reader.head().offset == 5003
+
+
+@contextmanager
+def role_of(postgres: Database, options: str) -> Iterator[tuple[str, str]]:
+    """A role of the test's own, and a DSN with it."""
+    name = f"{postgres.name}_reader"
+    role = sql.Identifier(name)
+    postgres.execute(sql.SQL("CREATE ROLE {} LOGIN " + options).format(role))
+    try:
+        yield name, make_conninfo(postgres.dsn, user=name)
+    finally:
+        postgres.execute(sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(role, role))
+
+
+def reads(journal: Path, table: str = "t") -> list[Change]:
+    return [c for c in changes(journal) if c.op is Op.READ and c.relation.name == table]
+
+
+def test_a_condition_and_columns_choose_what_is_read(
+    postgres: Database, tmp_path: Path, requests: Requests
+) -> None:
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY, v int, w text)")
+    postgres.execute("INSERT INTO t SELECT g, g % 10, 'w' FROM generate_series(1, 1000) g")
+    publish(postgres, "t")
+    with backfilling(postgres, tmp_path, requests):
+        request = requests.add(Request("", ("public.t",), where="v = 3 -- so", columns=("w",), flows=("f",)))
+        assert ended(requests, request).state == "done"
+    found = reads(tmp_path / "journal")
+    assert len(found) == 100
+    assert all(change.new == {"id": change.key[0], "v": UNCHANGED, "w": "w"} for change in found)
+    assert {b.audience for b in read_all(tmp_path / "journal")} == {("f",)}
+
+
+def test_rows_of_partitions_come_under_the_name_that_the_stream_gives_them(
+    postgres: Database, tmp_path: Path, requests: Requests
+) -> None:
+    postgres.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);"
+        "CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (500);"
+        "CREATE TABLE t2 (v int, dead int, id int NOT NULL);"
+        "ALTER TABLE t2 DROP dead; ALTER TABLE t ATTACH PARTITION t2 FOR VALUES FROM (500) TO (2000);"
+        "INSERT INTO t SELECT g, g FROM generate_series(1, 1000) g"
+    )
+    publication = sql.Identifier(postgres.publication)
+    postgres.execute(
+        sql.SQL("CREATE PUBLICATION {} FOR TABLE t WHERE (id > 10) WITH (publish_via_partition_root)").format(
+            publication
+        )
+    )
+    make_slot(postgres)
+    with backfilling(postgres, tmp_path, requests):
+        request = requests.add(Request("", ("public.t",)))
+        assert ended(requests, request).state == "done"
+        postgres.execute("INSERT INTO t VALUES (1500, 1)")
+        eventually(lambda: "1500" in rows(changes(tmp_path / "journal"), "t"))
+    found = rows(changes(tmp_path / "journal"), "t")
+    assert {key: row["v"] for key, row in found.items()} == {
+        **{str(n): str(n) for n in range(11, 1001)},
+        "1500": "1",
+    }
+    assert len({c.relation.fingerprint for c in changes(tmp_path / "journal") if c.relation.name == "t"}) == 1
+
+
+def test_rows_of_any_size_and_tables_without_rows_are_read(
+    postgres: Database, tmp_path: Path, requests: Requests
+) -> None:
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY, body text); CREATE TABLE e (id int PRIMARY KEY)")
+    postgres.execute("ALTER TABLE t ALTER body SET STORAGE EXTERNAL")
+    # 30 rows of 3 MB lie in one page, and far exceed what a chunk may hold.
+    postgres.execute("INSERT INTO t SELECT g, repeat('x', 3000000) FROM generate_series(1, 30) g")
+    publish(postgres, "t", "e")
+    with backfilling(postgres, tmp_path, requests):
+        request = requests.add(Request("", ("public.t", "public.e")))
+        done = ended(requests, request)
+    assert (done.state, done.outcomes["public.e"].rows) == ("done", 0)
+    found = [batch for batch in read_all(tmp_path / "journal") if batch.nbytes > 1000]
+    assert sum(batch.count for batch in found) == 30
+    assert max(batch.nbytes for batch in found) < 25_000_000
+
+
+def test_a_backfill_is_paused_for_as_long_as_one_likes_and_goes_on_where_it_was(
+    postgres: Database, tmp_path: Path, requests: Requests
+) -> None:
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    postgres.execute("INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 20000) g")
+    publish(postgres, "t")
+    journal = tmp_path / "journal"
+    with backfilling(postgres, tmp_path, requests) as running:
+        request = requests.add(Request("", ("public.t",), rate=10_000))
+        eventually(lambda: journal_offset(journal) > 2, timeout=MINUTE)
+        requests.wish(request.name, "pause")
+        paused = eventually(
+            lambda: [f for f in running.latest["backfills"] if f["state"] == "paused"], timeout=MINUTE
+        )
+        assert paused
+        before = len(reads(journal))
+        postgres.execute("UPDATE t SET v = 'new' WHERE id % 100 = 0")
+        eventually(lambda: sum(c.op is Op.UPDATE for c in changes(journal)) == 200)
+        assert len(reads(journal)) == before < 20_000
+    assert requests.get(request.name).state == "paused"
+    with backfilling(postgres, tmp_path, requests):
+        requests.wish(request.name, "run")
+        assert ended(requests, request).state == "done"
+    assert len(reads(journal)) <= 20_000
+    assert {row["v"] for key, row in rows(changes(journal), "t").items() if int(key) % 100 == 0} == {"new"}
+    assert len(rows(changes(journal), "t")) == 20_000
+    assert not list(verify(journal))
+
+
+def test_a_cancelled_backfill_ends_with_a_mark_and_what_it_brought_stays(
+    postgres: Database, tmp_path: Path, requests: Requests
+) -> None:
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    postgres.execute("INSERT INTO t SELECT generate_series(1, 50000)")
+    publish(postgres, "t")
+    with backfilling(postgres, tmp_path, requests):
+        request = requests.add(Request("", ("public.t",), rate=2_000))
+        eventually(lambda: journal_offset(tmp_path / "journal") > 2, timeout=MINUTE)
+        requests.wish(request.name, "cancel")
+        assert ended(requests, request).state == "cancelled"
+    found = [c.new for c in changes(tmp_path / "journal") if c.relation == BACKFILLS]
+    assert [str(new["phase"]) for new in found if new is not None] == ["begin", "cancel"]
+    assert 0 < len(reads(tmp_path / "journal")) < 50_000
+
+
+def journal_offset(journal: Path) -> int:
+    with Reader(journal) as reader:
+        return reader.head().offset
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("DROP TABLE t", "was dropped"),
+        ("REVOKE SELECT ON t FROM reader", "permission denied"),
+        ("ALTER TABLE t ENABLE ROW LEVEL SECURITY", "row-level security"),
+    ],
+)
+def test_what_makes_a_table_unreadable_mid_way_fails_and_never_counts_as_done(
+    postgres: Database, tmp_path: Path, requests: Requests, statement: str, expected: str
+) -> None:
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    postgres.execute("INSERT INTO t SELECT generate_series(1, 20000)")
+    publish(postgres, "t")
+    with role_of(postgres, "REPLICATION") as (role, dsn):
+        postgres.execute(sql.SQL("GRANT SELECT ON t TO {}").format(sql.Identifier(role)))
+        postgres.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(sql.Identifier(role)))
+        with backfilling(postgres, tmp_path, requests, dsn=dsn) as running:
+            request = requests.add(Request("", ("public.t",), rate=10_000))
+            eventually(lambda: journal_offset(tmp_path / "journal") > 2, timeout=MINUTE)
+            postgres.execute(statement.replace("reader", f'"{role}"'))
+            failed = ended(requests, request)
+            assert running.latest["state"] == "streaming"
+            assert failed.state == "failed"
+            assert expected in failed.outcomes["public.t"].error
+            if statement.startswith("DROP"):
+                requests.wish(request.name, "cancel")
+                assert ended(requests, request, "cancelled").state == "cancelled"
+                return
+            postgres.execute("ALTER TABLE t DISABLE ROW LEVEL SECURITY")
+            postgres.execute(sql.SQL("GRANT SELECT ON t TO {}").format(sql.Identifier(role)))
+            requests.wish(request.name, "run")
+            assert ended(requests, request, "done").state == "done"
+    assert len(rows(changes(tmp_path / "journal"), "t")) == 20_000
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE t ADD w int DEFAULT 7",
+        "ALTER TABLE t ALTER v TYPE bigint",
+        "ALTER TABLE t DROP v",
+        "VACUUM FULL t",
+        "TRUNCATE t",
+    ],
+)
+def test_a_table_that_is_altered_mid_way_is_read_in_its_new_shape(
+    postgres: Database, tmp_path: Path, requests: Requests, statement: str
+) -> None:
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY, v int)")
+    postgres.execute("INSERT INTO t SELECT g, g FROM generate_series(1, 15000) g")
+    publish(postgres, "t")
+    journal = tmp_path / "journal"
+    with backfilling(postgres, tmp_path, requests):
+        request = requests.add(Request("", ("public.t",), rate=10_000))
+        eventually(lambda: journal_offset(journal) > 2, timeout=MINUTE)
+        postgres.execute(statement)
+        postgres.execute("INSERT INTO t (id) VALUES (100000)")
+        assert ended(requests, request).state == "done"
+        eventually(lambda: "100000" in rows(changes(journal), "t"))
+    held = rows(changes(journal), "t")
+    if statement == "TRUNCATE t":
+        last = max(i for i, c in enumerate(changes(journal)) if c.op is Op.TRUNCATE)
+        assert list(rows(changes(journal)[last:], "t")) == ["100000"]
+    else:
+        assert len(held) == 15_001
+    shapes = [c.relation.names for c in changes(journal) if c.relation.name == "t"]
+    assert len(set(shapes)) <= 2
+    assert shapes == sorted(shapes, key=shapes.index)  # the old shape never comes behind the new one
+
+
+def test_what_would_fail_is_found_out_beforehand(postgres: Database, tmp_path: Path) -> None:
+    postgres.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE other (id int PRIMARY KEY);"
+        "INSERT INTO t VALUES (1, 1)"
+    )
+    publish(postgres, "t")
+
+    def refusal(dsn: str, **request: Any) -> str:
+        asked = Request("", **{"tables": ("public.t",), **request})
+        with pytest.raises(CdcflowError) as refused:
+            look(dsn, postgres.publication, asked)
+        return str(refused.value)
+
+    [wanted] = look(postgres.dsn, postgres.publication, Request("", ("public.t",), where="v > 0"))
+    assert wanted.keyed
+    assert "there is no table public.none" in refusal(postgres.dsn, tables=("public.none",))
+    assert "does not hold public.other" in refusal(postgres.dsn, tables=("public.other",))
+    assert "no published column x" in refusal(postgres.dsn, columns=("x",))
+    assert "does not fit public.t" in refusal(postgres.dsn, where="nothing = 1")
+    assert "semicolon" in refusal(postgres.dsn, where="true); DROP TABLE t; SELECT (true")
+    with role_of(postgres, "") as (_, dsn):
+        assert "may not read" in refusal(dsn)
+
+
+def test_a_table_without_a_key_is_emptied_and_read_while_the_stream_stands(
+    postgres: Database, tmp_path: Path, requests: Requests
+) -> None:
+    postgres.execute("CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL")
+    postgres.execute("CREATE TABLE live (id serial PRIMARY KEY)")
+    postgres.execute("INSERT INTO t SELECT g, 0 FROM generate_series(1, 20000) g")
+    publish(postgres, "t", "live")
+    journal = tmp_path / "journal"
+    with backfilling(postgres, tmp_path, requests):
+        refused = ended(requests, requests.add(Request("", ("public.t",))))
+        assert "has no key" in refused.outcomes["public.t"].error
+        request = requests.add(Request("", ("public.t",), halt=True))
+        stop = threading.Event()
+
+        def change() -> None:
+            with postgres.connect(autocommit=True) as connection:
+                while not stop.is_set():
+                    connection.execute("UPDATE t SET v = v + 1 WHERE id = (random() * 20000)::int")
+                    connection.execute("INSERT INTO live DEFAULT VALUES")
+
+        thread = threading.Thread(target=change)
+        thread.start()
+        try:
+            assert ended(requests, request).state == "done"
+        finally:
+            stop.set()
+            thread.join()
+        postgres.execute("INSERT INTO live VALUES (-1)")
+        eventually(lambda: "-1" in rows(changes(journal), "live"), timeout=MINUTE)
+    found = changes(journal)
+    last = max(i for i, c in enumerate(found) if c.op is Op.TRUNCATE)
+    held: Counter[tuple[Any, ...]] = Counter()
+    for change_ in found[last:]:
+        if change_.relation.name == "t":
+            if change_.old is not None:
+                held[tuple(change_.old.values())] -= 1
+            if change_.new is not None and change_.op is not Op.TRUNCATE:
+                held[tuple(change_.new.values())] += 1
+    there = Counter((str(i), str(v)) for i, v in postgres.execute("SELECT id, v FROM t"))
+    assert +held == there
+    assert not list(verify(journal))
+
+
+def test_a_first_load_can_be_online(postgres: Database, tmp_path: Path, requests: Requests) -> None:
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE n (a int)")
+    postgres.execute("INSERT INTO t SELECT g, 0 FROM generate_series(1, 3000) g; INSERT INTO n VALUES (1)")
+    publish(postgres, "t", "n")
+    with backfilling(postgres, tmp_path, requests, backfill=True, online=True):
+        [kept] = eventually(requests.all, timeout=MINUTE)
+        assert ended(requests, kept.request).state == "done"
+    assert len(reads(tmp_path / "journal")) == 3000
+    assert len(reads(tmp_path / "journal", "n")) == 1
+    with Reader(tmp_path / "journal") as reader:
+        assert reader.initial_rows() == 0
+    with backfilling(postgres, tmp_path, requests, backfill=True, online=True):
+        pass
+    assert len(requests.all()) == 1
+
+
+def test_a_table_that_comes_into_the_publication_is_read_where_that_is_wished(
+    postgres: Database, tmp_path: Path, requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "WATCH_INTERVAL", 0.1)
+    monkeypatch.setattr(monitor, "INTERVAL", 0.1)
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE later (id int PRIMARY KEY)")
+    postgres.execute("INSERT INTO later SELECT generate_series(1, 500)")
+    publish(postgres, "t")
+    with backfilling(postgres, tmp_path, requests, backfill_new_tables=True):
+        postgres.execute(
+            sql.SQL("ALTER PUBLICATION {} ADD TABLE later").format(sql.Identifier(postgres.publication))
+        )
+        [kept] = eventually(requests.all, timeout=MINUTE)
+        assert kept.request.tables == ("public.later",)
+        assert ended(requests, kept.request).state == "done"
+    assert len(reads(tmp_path / "journal", "later")) == 500

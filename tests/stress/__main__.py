@@ -6,7 +6,7 @@ replayed into a second warehouse, in other batches, which must come to the same.
 it is equal; the seed that it prints repeats the choices.
 
 dml: rows of all kinds of tables. ddl: the same, while tables change their shapes. failover: the same as dml,
-while the primary dies and its standby is promoted.
+while the primary dies and its standby is promoted. backfill: a table of --rows rows is read while it changes.
 """
 
 import argparse
@@ -26,6 +26,7 @@ def main() -> int:
         prog="make stress", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scenario", choices=SCENARIOS, default="dml")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the scenario backfill")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     parser.add_argument("--clients", type=int, default=4)
@@ -47,7 +48,7 @@ def main() -> int:
         server.start()
         return server
 
-    run = Run(directory, make, options.seed, options.seconds, options.clients)
+    run = Run(directory, make, options.seed, options.seconds, options.clients, rows=options.rows)
     try:
         SCENARIOS[options.scenario](run)
     except BaseException:

@@ -11,6 +11,7 @@ from typing import Any
 from cdcflow.testing.postgres import Server
 from cdcflow.testing.receiver import Receiver
 from faults.project import Act, Chaos, Project
+from stress import backfill as online
 from stress import rows, shapes
 from stress.failover import Pair
 from stress.judge import judge
@@ -42,7 +43,8 @@ class Run:
     seed: int
     seconds: float = 60.0
     clients: int = 4
-    rough: bool = False
+    #: Of the table that the scenario backfill reads.
+    rows: int = 1_000_000
 
     @property
     def record(self) -> Path:
@@ -68,7 +70,7 @@ def ddl(run: Run) -> None:
     server.execute(shapes.SCHEMA)
     with engine(run, server) as project:
         with load(run, project, shapes.act):
-            migrator = Migrator(project.dsn, project.journal, run.seed, rough=run.rough)
+            migrator = Migrator(project.dsn, project.journal, run.seed)
             try:
                 tell(kills(project, run.chance("kills"), run.seconds, unless=lambda: bool(stuck(project))))
             finally:
@@ -107,7 +109,16 @@ def failover(run: Run) -> None:
         pair.close()
 
 
-SCENARIOS: dict[str, Callable[[Run], None]] = {"dml": dml, "ddl": ddl, "failover": failover}
+def backfill(run: Run) -> None:
+    online.backfill(run.directory, run.make(), rows=run.rows, seed=run.seed, clients=run.clients)
+
+
+SCENARIOS: dict[str, Callable[[Run], None]] = {
+    "dml": dml,
+    "ddl": ddl,
+    "failover": failover,
+    "backfill": backfill,
+}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from cdcflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cdcflow.config import Config
+    from cdcflow.source.wanted import Wanted
 
 app = typer.Typer(
     help="Read the rows that tables hold already, while their changes go on coming.", no_args_is_help=True
@@ -54,6 +55,13 @@ def start(
             "--replace", help="At the end, a warehouse deletes the rows that are not at the source any more."
         ),
     ] = False,
+    halt: Annotated[
+        bool,
+        typer.Option(
+            "--halt",
+            help="Let live changes wait while a table without a key is read, in one long transaction.",
+        ),
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Until it is over, with a progress bar.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -72,10 +80,11 @@ def start(
             "--replace takes away what the backfill does not bring, and --where and --columns leave rows out",
             hint="leave out --replace, or the others",
         )
-    request = Request("", tuple(dict.fromkeys(tables)), where, names, tuple(flows or ()), rate, replace)
+    request = Request("", tuple(dict.fromkeys(tables)), where, names, tuple(flows or ()), rate, replace, halt)
     require_flows(config, request.flows)
     wanted = look(config.source.dsn.get_secret_value(), config.source.publication, request)
     for table in wanted:
+        _tell_cost(table, halt=halt, columns=names, rate=rate)
         rows = f"about {table.rows:,} rows, " if table.rows >= 0 else ""
         output.say(f"{table.table}: {rows}{output.size(table.nbytes)}")
     asked = {"do": "start", "request": asdict(request)}
@@ -89,6 +98,26 @@ def start(
     output.next_step(
         f"`cdcflow backfill status --watch` shows how far it is; `pause {kept['name']}` pauses it"
     )
+
+
+#: Rows and bytes that one COPY brings in a second at least, for an estimate that does not promise too much.
+_COPY_ROWS, _COPY_BYTES = 50_000, 20_000_000
+
+
+def _tell_cost(table: "Wanted", *, halt: bool, columns: Sequence[str], rate: float | None) -> None:
+    """What a table without a key costs, before anything happens. Raises ConfigurationError."""
+    if table.keyed:
+        return
+    seconds = max(max(table.rows, 0) / _COPY_ROWS, table.nbytes / _COPY_BYTES)
+    cost = (
+        f"nothing tells the rows of {table.table} apart: its destinations empty it first, then all of it is"
+        f" read in one transaction of about {output.duration(seconds)}, while all other changes wait"
+    )
+    if not halt:
+        raise ConfigurationError(cost, hint="say --halt where that is bearable, or give the table a key")
+    if columns or rate is not None:
+        raise ConfigurationError(f"{table.table} is read as a whole, without --columns and --rate")
+    output.warn(cost)
 
 
 @app.command("status")
@@ -186,6 +215,8 @@ _WORDS = {
     "seeding": "starting",
     "seeded": "starting",
     "lookup": "reading",
+    "whole": "waiting",
+    "copying": "reading",
     "read": "reading",
     "rereading": "finishing",
     "ending": "finishing",

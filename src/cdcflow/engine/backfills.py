@@ -83,7 +83,7 @@ def document(config: Config, figures: Sequence[Mapping[str, Any]]) -> list[dict[
 
 def _table(kept: Kept, table: str, live: Mapping[str, Any] | None) -> dict[str, Any]:
     outcome = kept.outcomes.get(table)
-    if outcome is not None and (live is None or live["state"] in ("failed", "ended")):
+    if outcome is not None and (outcome.state != "failed" or live is None or live["state"] == "failed"):
         return {
             "table": table,
             "state": outcome.state,

@@ -25,7 +25,8 @@ class Capturing:
             slot=source.slot,
             publication=source.publication,
             journal=journal.path,
-            backfill=source.backfill == "initial",
+            backfill=source.backfill != "none",
+            online=source.backfill == "online",
             confirm_delivered=source.confirm == "delivered",
             messages=source.captured_messages,
             origin=source.origin,
@@ -35,6 +36,7 @@ class Capturing:
             heartbeat=_heartbeat(source.heartbeat),
             backfills=Places(config.engine.state).backfills,
             backfill_readers=source.backfill_readers,
+            backfill_new_tables=source.new_tables == "backfill",
         )
         self._capture = Capture(settings, self._tell)
 

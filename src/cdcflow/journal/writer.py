@@ -327,6 +327,13 @@ class Writer:
         segment = segment_name(self._base)
         self._keep_backfill(Backfill("pending", self.tail.offset, self.tail.offset, segment, self._size))
 
+    def rows_come(self) -> None:
+        """Says, durably, that from here on the existing rows come among the changes: whoever begins behind
+        here lacks some."""
+        self._check()
+        self.sync()
+        self._keep_backfill(Backfill("done", self.tail.offset, self.tail.offset))
+
     def finish_backfill(self) -> None:
         """Makes the rows of the backfill durable, and then visible all at once. Raises as `sync` does."""
         self._check()

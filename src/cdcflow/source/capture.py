@@ -18,9 +18,9 @@ import psycopg
 
 from cdcflow.decode import Decoder
 from cdcflow.errors import SourceError, SourceUnavailable
-from cdcflow.journal import Asked, Chunk, Identity, Ledger, Origin, Writer
+from cdcflow.journal import Asked, Chunk, Identity, Ledger, Origin, Step, Writer
 from cdcflow.journal.layout import read_manifest
-from cdcflow.model import Batch, Position, PrefixPatterns, format_lsn
+from cdcflow.model import Batch, Mark, Position, PrefixPatterns, format_lsn, mark_batch
 from cdcflow.source import catalog, retained
 from cdcflow.source.acknowledge import PROGRESS_INTERVAL, Acknowledger, DeliveredBehind, Say
 from cdcflow.source.appender import Appender, Retention, Waker
@@ -30,8 +30,9 @@ from cdcflow.source.heartbeat import Heartbeat
 from cdcflow.source.judgement import START_ANEW
 from cdcflow.source.layouts import Layouts
 from cdcflow.source.monitor import Monitor
-from cdcflow.source.online import Online
-from cdcflow.source.requests import Requests
+from cdcflow.source.online import Online, work_name
+from cdcflow.source.published import published_tables
+from cdcflow.source.requests import Request, Requests
 from cdcflow.source.stream import Stream, timeline_history
 from cdcflow.source.timeline import require_continuation
 from cdcflow.source.watch import Watch
@@ -49,10 +50,13 @@ LONGEST_PAUSE = 10.0
 HANDOVER = 10.0
 REPORT_INTERVAL = 0.5
 
+#: Name of the backfill that a journal begins with.
+INITIAL = "initial"
+
 #: Where a CopyData message of the WAL says what it is, behind 'w' and three numbers of 8 bytes (manual,
 #: "Streaming Replication Protocol", XLogData), and what a Commit says there.
 _KIND = 25
-_COMMIT = ord("C")
+_BEGIN, _COMMIT, _MESSAGE = b"BCM"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class CaptureSettings:
     publication: str
     journal: Path
     backfill: bool = True
+    #: Read them online, behind the beginning of the stream, instead of before it in one snapshot.
+    online: bool = False
     #: Confirm the slot only behind every flow's checkpoint, instead of behind the journal's fsync.
     confirm_delivered: bool = False
     #: Patterns of the prefixes of logical messages to capture. Without any, the server sends none.
@@ -78,6 +84,20 @@ class CaptureSettings:
     backfills: Path | None = None
     #: Processes that read chunks of tables.
     backfill_readers: int = 2
+    #: Ask for the rows of tables that come into the publication later.
+    backfill_new_tables: bool = False
+
+
+def _begins_behind(frame: memoryview, lsn: int) -> bool:
+    """Whether a message begins a transaction that commits at this LSN or behind it, or is a logical message
+    outside of any that lies there (manual, "Logical Replication Message Formats")."""
+    if len(frame) < _KIND + 9:
+        return False
+    if frame[_KIND] == _BEGIN:
+        return int.from_bytes(frame[_KIND + 1 : _KIND + 9], "big") >= lsn
+    if frame[_KIND] == _MESSAGE and not frame[_KIND + 1] & 1:
+        return int.from_bytes(frame[_KIND + 2 : _KIND + 10], "big") >= lsn
+    return False
 
 
 class Capture:
@@ -196,6 +216,7 @@ class Capture:
         self._online = Online(
             dsn=self._settings.dsn,
             publication=self._settings.publication,
+            slot=self._settings.slot,
             journal=self._settings.journal,
             requests=Requests(self._settings.backfills),
             readers=self._settings.backfill_readers,
@@ -231,11 +252,26 @@ class Capture:
         if self._monitor.watch is None or not reached:
             # What a backfill will read anew is compared with nothing.
             self._monitor.watch = Watch(
-                self._settings.journal, self._settings.publication, slot.name, fresh=not reached
+                self._settings.journal,
+                self._settings.publication,
+                slot.name,
+                fresh=not reached,
+                joined=self._joined,
             )
         with answering(connection.fileno()):
             self._monitor.compare(connection)
         return writer, slot, timeout
+
+    def _joined(self, tables: Sequence[str]) -> None:
+        """Asks for the rows of tables that have come into the publication, where that is wished."""
+        if self._settings.backfills is None or not self._settings.backfill_new_tables:
+            return
+        requests = Requests(self._settings.backfills)
+        asked = {table for kept in requests.all() if kept.state != "done" for table in kept.request.tables}
+        for table in tables:
+            if table not in asked:
+                requests.add(Request("", (table,)))
+                log.info("%s came into the publication: its rows are read", table)
 
     def _guard(self) -> None:
         """Ends capture for what the monitor has found."""
@@ -343,7 +379,7 @@ class Capture:
 
     def _begin(self, writer: Writer, slot: catalog.Slot) -> None:
         """The journal's first entry: the existing rows, or at least the place where the stream begins."""
-        if self._settings.backfill:
+        if self._settings.backfill and not self._settings.online:
             try:
                 copy_tables(
                     self._settings.dsn,
@@ -359,10 +395,32 @@ class Capture:
                     # Opened anew, the journal has nothing of the unfinished backfill.
                     self._close_journal()
         elif slot.confirmed_flush_lsn:
+            if self._settings.backfill:
+                self._ask_for_all(writer, slot.confirmed_flush_lsn)
             writer.progress(slot.confirmed_flush_lsn, time.time_ns() // 1000)
             writer.sync()
         else:
             raise SourceUnavailable(f"the replication slot {slot.name!r} has no position yet")
+
+    def _ask_for_all(self, writer: Writer, start: int) -> None:
+        """Asks for the rows of every published table, and lets the journal begin with that: what the stream
+        brings from the LSN `start` on may be changes of rows that nobody has yet."""
+        assert self._settings.backfills is not None
+        requests = Requests(self._settings.backfills)
+        with connect(self._settings.dsn, purpose="capture start") as connection:
+            found = published_tables(connection, self._settings.publication, start - 1)
+        relations = [table.relation for table in found]
+        names = tuple(relation.qualified for relation in relations)
+        if names and not any(kept.request.name == INITIAL for kept in requests.all()):
+            # Nothing has been delivered yet that could wait, where a table without a key makes it stand.
+            requests.add(Request(INITIAL, names, halt=True))
+        writer.rows_come()
+        for ordinal, relation in enumerate(relations, 1):
+            at = Position(start - 1, ordinal)
+            mark = Mark(INITIAL, "begin", relation.oid, relation.schema, relation.name)
+            step = Step(work_name(INITIAL, relation.oid, relation.qualified), "begun")
+            if at > writer.written.last:
+                writer.append(mark_batch(mark, at, time.time_ns() // 1000), step)
 
     def _backfill_progress(self, figures: Mapping[str, Any]) -> None:
         self._backfill = dict(figures)
@@ -402,7 +460,8 @@ class Capture:
                 return
             if not until and not stopping:
                 self._merge(decoder, appender)
-            reading = appender.room and not decoder.sealed and not stopping
+            standing = self._online is not None and self._online.frozen
+            reading = appender.room and not decoder.sealed and not stopping and not standing
             frames = (self._rest or stream.read()) if reading else []
             now = time.monotonic()
             if frames:
@@ -459,6 +518,14 @@ class Capture:
         """Feeds all messages, but where a chunk of a backfill waits for its place only those up to the end
         of a transaction."""
         online = self._online
+        if online is not None and online.halt_at:
+            for number, frame in enumerate(frames):
+                if _begins_behind(frame, online.halt_at):
+                    decoder.feed(frames[:number])
+                    self._rest = frames[number:]
+                    if not decoder.in_transaction:
+                        online.freeze()
+                    return
         if online is not None and online.wants(max(decoder.wal_end, decoder.committed)):
             for number, frame in enumerate(frames, 1):
                 if len(frame) > _KIND and frame[_KIND] == _COMMIT:
@@ -479,6 +546,8 @@ class Capture:
                 self._start_online(self._writer, appender)
                 return
         reached = max(decoder.wal_end, decoder.committed)
+        if online.halt_at and reached >= online.halt_at and not decoder.in_transaction:
+            online.freeze()
         while not decoder.in_transaction and online.wants(reached):
             while decoder.rows or decoder.sealed:
                 if not appender.room or not self._put(decoder.take(), appender):

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,9 +24,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import cdcflow.sql
-from cdcflow.errors import CdcflowError
+from cdcflow.errors import CdcflowError, SourceError, SourceUnavailable
 from cdcflow.journal import Chunk, Ledger, Packed, Reader, Step
-from cdcflow.model import BACKFILLS, MESSAGES, Batch, Group, Mark, Position, Relation, mark_batch
+from cdcflow.model import BACKFILLS, MESSAGES, Batch, Group, Mark, Op, Position, Relation, mark_batch
 from cdcflow.model.backfill import MarkPhase
 from cdcflow.source.appender import Marked
 from cdcflow.source.connection import answering, connect
@@ -35,6 +35,7 @@ from cdcflow.source.published import PublishedTable, published_tables
 from cdcflow.source.reading import MARK, receive, send
 from cdcflow.source.requests import Ended, Kept, Request, Requests
 from cdcflow.source.visible import Changed, Snapshot, key_of, key_text
+from cdcflow.source.whole import copy_whole, emptied
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +54,17 @@ KEYS_AT_ONCE = 500
 RETRY = 1.0
 #: The journal is kept from the last word of a backfill on, so a waiting one says that it is still there.
 NOTE_EVERY = 30.0
+#: Seconds that the end of a session waits for what a thread of it is at.
+STOP = 10.0
 #: A chunk of a backfill with a limit holds at most what may come in this many seconds.
 RATE_SECONDS = 0.25
 
 _PARTS = "backfill_parts"
+
+
+def work_name(request: str, oid: int, table: str) -> str:
+    """What the ledger calls a table of a request."""
+    return f"{request}/{oid}/{table}"
 
 
 @dataclass
@@ -72,7 +80,7 @@ class Task:
     plan: Plan | None = None
     #: Per part, what a reader must know of its table.
     parts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    changed: Changed = field(default_factory=Changed)
+    changed: Changed = field(default_factory=lambda: Changed(collecting=False))
     #: Keys that are being read again.
     claimed: set[str] = field(default_factory=set)
     rows: int = 0
@@ -83,17 +91,22 @@ class Task:
     pages: int = 0
     error: str = ""
     hint: str = ""
-    #: When this session began with it, and how many rows it had then.
+    #: When this session began to read it, and how many rows it had then.
     since: float = 0.0
     rows_before: int = 0
+    #: Offset behind the last that the journal says of it; -1: it has not begun.
     began_at: int = -1
+    #: Offset from which on the changes of the stream are kept beside its chunks.
+    watched_at: int = 0
     noted: float = 0.0
     durable: bool = False
     final: str = ""
+    #: It has no key, and is read as a whole while the stream stands.
+    whole: bool = False
 
     @property
     def work(self) -> str:
-        return f"{self.request.name}/{self.oid}/{self.table}"
+        return work_name(self.request.name, self.oid, self.table)
 
     def figures(self) -> dict[str, Any]:
         seconds = time.monotonic() - self.since if self.since else 0.0
@@ -130,17 +143,16 @@ class _Read:
     packed: Packed | None
     keys: pa.Array
     claim: Claim | None
-    high: int
     nbytes: int
     wanted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Seed:
-    """Changes that the journal held before the stream was watched; which of them count as incomplete."""
+    """Changes that the journal held before those of the stream were kept."""
 
     task: Task
-    groups: Sequence[tuple[Group, bool]]
+    groups: Sequence[Group]
 
 
 @dataclass(frozen=True)
@@ -149,6 +161,21 @@ class _Turn:
 
     task: Task
     what: str
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Rows of a table without a key, which come while the stream stands."""
+
+    task: Task
+    packed: Packed
+    nbytes: int
+
+
+#: What a reader does: a span of a table, or rows by their keys.
+_Job = tuple[Task, Claim | None, tuple[str, ...]]
+
+_Arrival = _Read | _Seed | _Turn | _Whole
 
 
 class _Process:
@@ -201,6 +228,7 @@ class Online:
         *,
         dsn: str,
         publication: str,
+        slot: str,
         journal: Path,
         requests: Requests,
         readers: int,
@@ -210,6 +238,7 @@ class Online:
     ) -> None:
         self._dsn = dsn
         self._publication = publication
+        self._slot = slot
         self._journal = journal
         self._requests = requests
         self._readers = readers
@@ -220,7 +249,7 @@ class Online:
         self._lock = threading.Condition()
         self._stopping = False
         self._tasks: dict[tuple[str, str], Task] = {}
-        self._arrivals: deque[_Read | _Seed | _Turn] = deque()
+        self._arrivals: deque[_Arrival] = deque()
         self._head_since = 0.0
         #: Per table: what is watched in the stream. Of capture's thread.
         self._watched: dict[int, list[Task]] = {}
@@ -231,6 +260,9 @@ class Online:
         self._latest: Snapshot | None = None
         self._next: dict[str, float] = {}
         self._placed: list[Task] = []
+        #: LSN at which the stream is to stand; 0: it goes on.
+        self.halt_at = 0
+        self._frozen = False
         self._processes: dict[int, _Process] = {}
         self._connection: psycopg.Connection[Any] | None = None
         self._thread: threading.Thread | None = None
@@ -273,7 +305,8 @@ class Online:
         for process in processes:
             process.end()
         for thread in [*self._threads, *([self._thread] if self._thread else [])]:
-            thread.join()
+            # The making of a slot waits for all transactions of the server, and cannot be interrupted.
+            thread.join(STOP)
         if self._connection is not None:
             self._connection.close()
 
@@ -290,6 +323,18 @@ class Online:
         except IndexError:
             return False
         return not isinstance(first, _Read) or first.lsn <= reached
+
+    @property
+    def frozen(self) -> bool:
+        """The stream stands where it was to stand, and must not be read on."""
+        return self._frozen and self.halt_at > 0
+
+    def freeze(self) -> None:
+        """Everything before `halt_at` has come, and nothing behind it."""
+        if not self._frozen:
+            with self._lock:
+                self._frozen = True
+                self._lock.notify_all()
 
     def see(self, batch: Batch) -> None:
         """What the stream brings, in order."""
@@ -316,10 +361,12 @@ class Online:
                 return None
             if isinstance(arrival, _Seed):
                 self._pop()
-                for group, remember in arrival.groups:
-                    arrival.task.changed.see(group, remember=remember)
+                for group in arrival.groups:
+                    arrival.task.changed.see(group)
                 self._set(arrival.task, "reading" if not arrival.task.changed.complete else "rereading")
                 continue
+            if self.frozen and self.halt_at > 1:
+                reached = self.halt_at
             at = _behind(reached, last)
             if at is None or (isinstance(arrival, _Read) and arrival.lsn > reached):
                 return None
@@ -327,6 +374,8 @@ class Online:
             item = self._placed_read(arrival, at, reached) if isinstance(arrival, _Read) else None
             if isinstance(arrival, _Turn):
                 item = self._turn(arrival, at, reached)
+            elif isinstance(arrival, _Whole):
+                item = self._placed_whole(arrival, at, reached)
             if item is not None:
                 count = item.count if isinstance(item, Chunk) else (item.batch.count if item.batch else 0)
                 self._offset += count
@@ -352,7 +401,7 @@ class Online:
             with self._lock:
                 task.claimed.difference_update(read.wanted)
                 if read.claim is not None and task.plan is not None:
-                    task.plan.give_back(read.claim.part, read.claim.low, read.high)
+                    task.plan.give_back(read.claim.part, read.claim.low, read.claim.high)
                     task.state = "reading"
             return None
         stale = changed.stale(read.keys, read.snapshot)
@@ -376,7 +425,7 @@ class Online:
         step = Step(
             task.work,
             part=read.claim.part if read.claim else "",
-            span=(read.claim.low, read.high) if read.claim else None,
+            span=(read.claim.low, read.claim.high) if read.claim else None,
             again=tuple(key_of(key) for key in changed.take_fresh()),
             settled=tuple(key_of(key) for key in settled),
             rows=rows,
@@ -390,6 +439,15 @@ class Online:
         if read.packed is None or not rows:
             return Marked(step, committed=reached)
         return Chunk(read.packed, dropped, at, reached, step, task.request.flows)
+
+    def _placed_whole(self, whole: _Whole, at: Position, reached: int) -> Chunk:
+        task, packed = whole.task, whole.packed
+        with self._lock:
+            task.rows += packed.rows
+            task.nbytes += whole.nbytes
+            task.chunks += 1
+        step = Step(task.work, rows=packed.rows, nbytes=whole.nbytes)
+        return Chunk(packed, (), at, reached, step, task.request.flows)
 
     def _is_old(self, task: Task, read: _Read) -> bool:
         """Whether the stream has shown a shape of the table that the chunk's snapshot had not seen."""
@@ -405,8 +463,17 @@ class Online:
             self._watched.setdefault(task.oid, []).append(task)
             marked = self._marked(task, "begin", at, reached, Step(task.work, "begun"))
             task.began_at = self._offset + 1
-            self._set(task, "seeding")
+            self._set(task, "copying" if task.whole else "begun")
             return marked
+        if turn.what == "watch":
+            task.changed.collecting = True
+            task.watched_at = self._offset
+            self._set(task, "seeding")
+            return None
+        if turn.what == "empty":
+            assert task.relation is not None
+            batch = emptied(task.relation, at, time.time_ns() // 1000, task.request.flows)
+            return Marked(Step(task.work), replace(batch, committed=reached))
         if turn.what == "read":
             if task.plan is None or not task.plan.finished:
                 self._set(task, "reading")  # a chunk was given back meanwhile
@@ -512,9 +579,17 @@ class Online:
             if task.state in ("ended", "failed", "paused"):
                 self._conclude(task)
                 continue
-            running += 1
-            if running <= AT_ONCE:
+            if task.state in ("waiting", "beginning", "begun"):
+                if task.state == "waiting":
+                    self._begin(task)
+                elif task.state == "begun" and running < AT_ONCE:
+                    self._set(task, "watching")
+                    self._arrive(_Turn(task, "watch"))
+            else:
                 self._advance(task)
+            running += task.state not in ("waiting", "beginning", "begun", "failed")
+            self._note(task)
+        self._copy_wholes()
         self._nudge()
         wanted = (
             self._readers if any(t.state in ("reading", "rereading") for t in self._tasks.values()) else 0
@@ -565,7 +640,6 @@ class Online:
             if _of(name) == (request.name, table):
                 task.oid = int(name.split("/")[1])
                 task.rows, task.nbytes, task.chunks = work.rows, work.nbytes, work.chunks
-                task.rows_before = work.rows
                 task.changed.again = {key_text(key): None for key in work.again}
                 task.changed.complete = work.read
                 task.began_at = work.offset
@@ -621,10 +695,71 @@ class Online:
             task.changed.collecting = False
             self._lock.notify_all()
 
+    def _copy_wholes(self) -> None:
+        """One after the other, and while nothing else is under way, since the stream stands meanwhile."""
+        quiet = ("whole", "paused", "failed", "ended")
+        for task in list(self._tasks.values()):
+            if self._stopping or self._arrivals:
+                return
+            if task.state == "whole" and all(other.state in quiet for other in self._tasks.values()):
+                self._copy_whole(task)
+
+    def _copy_whole(self, task: Task) -> None:
+        task.since, task.rows_before, task.rows, task.nbytes, task.chunks = time.monotonic(), 0, 0, 0, 0
+        self._set(task, "copying")
+
+        def halt(lsn: int) -> None:
+            with self._lock:
+                self.halt_at, self._frozen = lsn, False
+            self._wake()
+            with self._lock:
+                while not self._frozen and not self._stopping:
+                    self._lock.wait(TICK)
+
+        def begin(relation: Relation) -> None:
+            task.relation = relation
+            if task.began_at < 0:
+                self._arrive(_Turn(task, "begin"))
+            self._arrive(_Turn(task, "empty"))
+
+        def put(packed: Packed, size: int) -> None:
+            self._wait_for_room()
+            self._arrive(_Whole(task, packed, size))
+
+        def stopping() -> bool:
+            return self._stopping or task.request.wish != "run"
+
+        try:
+            where = task.request.where
+            done = copy_whole(
+                self._dsn, self._publication, self._slot, task.oid, where, halt, begin, put, stopping
+            )
+            if done:
+                self._set(task, "ending")
+                self._arrive(_Turn(task, "end"))
+            with self._lock:
+                # The stream goes on behind the last row only.
+                while self._arrivals and not self._stopping:
+                    self._lock.wait(TICK)
+            if not done:
+                self._set(task, "whole")
+        except SourceUnavailable:
+            self._set(task, "whole")
+            raise
+        except SourceError as error:
+            self._fail(task, f"{task.table}: {error}", error.hint)
+        finally:
+            with self._lock:
+                self.halt_at, self._frozen = 0, False
+            self._wake()
+
+    def _wait_for_room(self) -> None:
+        with self._lock:
+            while len(self._arrivals) >= WAITING * self._readers and not self._stopping:
+                self._lock.wait(TICK)
+
     def _advance(self, task: Task) -> None:
-        if task.state == "waiting":
-            self._begin(task)
-        elif task.state == "seeding":
+        if task.state == "seeding":
             self._seed(task)
         elif task.state == "lookup":
             self._replan(task)
@@ -638,11 +773,10 @@ class Online:
         elif task.state == "rereading" and not task.changed.again and not task.claimed:
             self._set(task, "ending")
             self._arrive(_Turn(task, "end"))
-        self._note(task)
 
     def _note(self, task: Task) -> None:
         """Says in the journal that the backfill is still there, where nothing else has for long."""
-        begun = task.began_at >= 0 and task.state not in ("ended", "ending", "cancelling")
+        begun = task.began_at >= 0 and task.state not in ("ended", "ending", "cancelling", "beginning")
         if begun and time.monotonic() - task.noted > NOTE_EVERY:
             task.noted = time.monotonic()
             self._arrive(_Turn(task, "note"))
@@ -652,20 +786,14 @@ class Online:
         found = self._lookup(task)
         if found is None:
             return
-        task.since = time.monotonic()
         task.noted = time.monotonic()
-        if task.began_at >= 0:
-            # Goes on: what the journal's end holds may be unseen by the snapshots to come.
-            work = self._ledger.open[task.work]
-            start = min(work.offset, max(self._tail - SEED, 0))
-            self._plan(task)
-            if task.state == "failed":
-                return
-            task.state = "seeded"
-            self._arrive(_Seed(task, self._journaled(task.oid, start, self._tail, work.offset)))
-            return
-        task.state = "beginning"
-        self._arrive(_Turn(task, "begin"))
+        if task.whole:
+            task.state = "whole"
+        elif task.began_at >= 0:
+            task.state = "begun"
+        else:
+            task.state = "beginning"
+            self._arrive(_Turn(task, "begin"))
 
     def _lookup(self, task: Task) -> PublishedTable | None:
         """The table as it is published now; None where the task has failed for want of it."""
@@ -685,18 +813,24 @@ class Online:
         with answering(connection.fileno()):
             found = published_tables(connection, self._publication, 0, only=[oid])
         if not found:
+            gone = not self._execute("SELECT FROM pg_class WHERE oid = %s", (oid,))
             self._fail(
                 task,
-                f"the table {task.table} was dropped, or left the publication {self._publication}",
-                "run `cdcflow setup` where it should be; then `cdcflow backfill resume`, or `cancel`",
+                f"the table {task.table} was dropped"
+                if gone
+                else f"the table {task.table} is not in the publication {self._publication} any more",
+                "`cdcflow backfill cancel` ends it"
+                if gone
+                else "run `cdcflow setup`, then `cdcflow backfill resume`",
             )
             return None
         table = found[0]
-        if table.relation.full or not table.relation.key:
+        task.whole = table.relation.full or not table.relation.key
+        if task.whole and not task.request.halt:
             self._fail(
                 task,
                 f"the table {task.table} has no key by which its rows can be told apart",
-                "give it a primary key, or REPLICA IDENTITY USING INDEX",
+                "give it a primary key, or REPLICA IDENTITY USING INDEX; or start its backfill with --halt",
             )
             return None
         task.oid, task.relation, task.partitioned = oid, table.relation, table.partitioned
@@ -741,19 +875,21 @@ class Online:
         }
 
     def _seed(self, task: Task) -> None:
-        """Behind the begin's mark: looks at what the journal holds before it, and measures the table."""
+        """Measures the table, and looks at what the journal holds from before the stream's changes were kept:
+        what a snapshot may not have seen yet, and rows that came incomplete before this session."""
         with Reader(self._journal) as reader:
-            if reader.head().offset < task.began_at:
+            if reader.head().offset < task.watched_at:
                 return  # not durable yet: the next look
+        task.since, task.rows_before = time.monotonic(), task.rows
         self._plan(task)
         if task.state == "failed":
             return
-        start = max(task.began_at - SEED, 0)
+        start = max(min(task.began_at, task.watched_at - SEED), 0)
         task.state = "seeded"
-        self._arrive(_Seed(task, self._journaled(task.oid, start, task.began_at, start)))
+        self._arrive(_Seed(task, self._journaled(task.oid, start, task.watched_at)))
 
-    def _journaled(self, oid: int, start: int, end: int, remember: int) -> list[tuple[Group, bool]]:
-        """The table's changes between two offsets, and which of them lie behind `remember`."""
+    def _journaled(self, oid: int, start: int, end: int) -> list[Group]:
+        """The stream's changes of a table between two offsets."""
         found = []
         with Reader(self._journal) as reader:
             offset = max(start, reader.first_offset())
@@ -763,13 +899,12 @@ class Online:
                     break
                 for batch in batches:
                     found += [
-                        (group, batch.end > remember)
+                        group
                         for group in batch.groups
                         if group.relation.oid == oid
                         and group.relation.key
                         and not group.relation.full
-                        and not batch.audience
-                        and group.meta("xid")[0].as_py()
+                        and group.meta("op")[0].as_py() != Op.READ
                     ]
                 offset = batches[-1].end
         return found
@@ -793,7 +928,7 @@ class Online:
             self._head_since = time.monotonic()
             self._wake()
 
-    def _arrive(self, arrival: _Read | _Seed | _Turn) -> None:
+    def _arrive(self, arrival: _Arrival) -> None:
         with self._lock:
             if not self._arrivals:
                 self._head_since = time.monotonic()
@@ -816,7 +951,8 @@ class Online:
                 claimed = self._claim(reader)
                 if claimed is None:
                     return
-                sent: tuple[Task, Claim | None, tuple[str, ...]] | None = None
+                sent: _Job | None = None
+                broken: OSError | None = None
                 try:
                     if process is None:
                         process = self._start_process(reader)
@@ -824,13 +960,17 @@ class Online:
                     sent = claimed
                     while sent is not None:
                         answer, keys, message = process.receive()
-                        done, sent = sent, None
-                        following = self._taken(done, answer, reader)
-                        if following is not None:
-                            sent = following
-                            process.send(self._job(*following))
+                        done, sent = self._taken(sent, answer, reader)
+                        if sent is not None:
+                            try:
+                                process.send(self._job(*sent))
+                            except OSError as error:
+                                broken = error
+                        # Also when the process has died since: this was read.
                         self._deliver(reader, done, answer, keys, message)
-                except (OSError, EOFError, ValueError):
+                        if broken is not None:
+                            raise broken
+                except (OSError, EOFError):
                     # The process is gone, killed perhaps. What it had is read by the next one.
                     self._give_back(sent if sent is not None else claimed)
                     if process is not None:
@@ -865,7 +1005,7 @@ class Online:
             return {"table": table, "keys": [list(key_of(key)) for key in keys], "rows": limit}
         return {"table": task.parts[claim.part], "low": claim.low, "high": claim.high, "rows": limit}
 
-    def _claim(self, reader: int) -> tuple[Task, Claim | None, tuple[str, ...]] | None:
+    def _claim(self, reader: int) -> _Job | None:
         """The next piece of work, once there is some; None at the end."""
         with self._lock:
             while not self._stopping:
@@ -876,7 +1016,7 @@ class Online:
                 self._lock.wait(TICK)
         return None
 
-    def _claim_now(self, reader: int) -> tuple[Task, Claim | None, tuple[str, ...]] | None:
+    def _claim_now(self, reader: int) -> _Job | None:
         now = time.monotonic()
         for task in self._tasks.values():
             if self._next.get(task.request.name, 0.0) > now:
@@ -893,25 +1033,21 @@ class Online:
                 return task, claim, keys
         return None
 
-    def _taken(
-        self, done: tuple[Task, Claim | None, tuple[str, ...]], answer: Mapping[str, Any], reader: int
-    ) -> tuple[Task, Claim | None, tuple[str, ...]] | None:
-        """Notes how far the reader came, and gives it more, so that it reads while this waits."""
-        task, claim, _ = done
+    def _taken(self, done: _Job, answer: Mapping[str, Any], reader: int) -> tuple[_Job, _Job | None]:
+        """What the reader has done of its work, and more of it, so that it reads while this waits."""
+        task, claim, keys = done
         if answer["status"] != "chunk":
-            return None
+            return done, None
         rate = task.request.rate
         with self._lock:
             if claim is not None and task.plan is not None:
-                task.plan.delivered(claim, answer["high"])
+                claim = task.plan.reached(claim, answer["high"])
             if rate is not None:
                 begin = max(self._next.get(task.request.name, 0.0), time.monotonic())
                 self._next[task.request.name] = begin + answer["rows"] / rate
-            if self._stopping:
-                return None
-            return self._claim_now(reader)
+            return (task, claim, keys), None if self._stopping else self._claim_now(reader)
 
-    def _give_back(self, claimed: tuple[Task, Claim | None, tuple[str, ...]]) -> None:
+    def _give_back(self, claimed: _Job) -> None:
         task, claim, keys = claimed
         with self._lock:
             task.claimed.difference_update(keys)
@@ -922,7 +1058,7 @@ class Online:
     def _deliver(
         self,
         reader: int,
-        done: tuple[Task, Claim | None, tuple[str, ...]],
+        done: _Job,
         answer: Mapping[str, Any],
         keys: bytes,
         message: bytes,
@@ -950,14 +1086,15 @@ class Online:
             packed,
             texts,
             claim,
-            answer.get("high", 0),
             answer["bytes"],
             wanted,
         )
-        with self._lock:
-            while len(self._arrivals) >= WAITING * self._readers and not self._stopping:
-                self._lock.wait(TICK)
+        self._wait_for_room()
         self._arrive(read)
+        if claim is not None and task.plan is not None:
+            with self._lock:
+                task.plan.delivered(claim)
+                self._lock.notify_all()
 
     def _refused(self, task: Task, status: str, answer: Mapping[str, Any]) -> None:
         if status == "rewritten":

@@ -45,14 +45,23 @@ class Plan:
                 return claim
         return None
 
-    def delivered(self, claim: Claim, high: int) -> None:
-        """The claim was read up to `high`; the rest of it is free again."""
+    def reached(self, claim: Claim, high: int) -> Claim:
+        """The claim was read up to `high`, and the rest of it is free again. What was read stays a claim
+        until it is `delivered`: before, nobody may take the table for finished."""
         self._claims.discard(claim)
-        self.give_back(claim.part, max(high, claim.low), claim.high)
+        part = Claim(claim.part, claim.low, max(high, claim.low))
+        self._claims.add(part)
+        self.give_back(claim.part, part.high, claim.high)
+        return part
+
+    def delivered(self, claim: Claim) -> None:
+        """What was read of it is with who places it."""
+        self._claims.discard(claim)
 
     def release(self, claim: Claim) -> None:
         """Nothing of the claim was read."""
-        self.delivered(claim, claim.low)
+        self._claims.discard(claim)
+        self.give_back(claim.part, claim.low, claim.high)
 
     def give_back(self, part: str, low: int, high: int) -> None:
         """This span must be read after all."""

@@ -63,7 +63,8 @@ MARK = b"SELECT pg_logical_emit_message(true, 'cdcflow.backfill', '')"
 
 
 class Rewritten(CdcflowError):
-    """The table has other files than the job says: its rows have other places now."""
+    """The table is not what the job says, and must be looked up anew: its rows have other places now, or it
+    is gone."""
 
 
 class TooLarge(Exception):
@@ -260,10 +261,7 @@ class Reading:
             assert self._connection is not None
             found = published_tables(self._connection, self._publication, lsn, only=[table.root])
             if not found:
-                raise SourceError(
-                    f"the publication {self._publication} does not hold {table.qualified}",
-                    hint="run `cdcflow setup`, and start the backfill of it again",
-                )
+                raise Rewritten(f"the publication {self._publication} does not hold {table.qualified}")
             known = _Known(str(signature), found[0], read_relation(found[0].relation, table.columns))
             self._known[name] = known
         return known
@@ -275,7 +273,7 @@ class Reading:
         if known is None:
             found = published_tables(self._connection, self._publication, 0, only=[table.root])
             if not found:
-                raise SourceError(f"the publication {self._publication} does not hold {table.qualified}")
+                raise Rewritten(f"the publication {self._publication} does not hold {table.qualified}")
             relation = found[0].relation
         else:
             relation = known.published.relation
@@ -287,7 +285,7 @@ class Reading:
         ).fetchall()
         types = dict(rows)
         if set(types) != set(names):
-            raise SourceError(f"the key of {table.qualified} was altered")
+            raise Rewritten(f"the key of {table.qualified} was altered")
         values = sql.SQL(", ").join(
             sql.SQL("({})").format(
                 sql.SQL(", ").join(

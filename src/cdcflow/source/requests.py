@@ -41,6 +41,8 @@ class Request:
     rate: float | None = None
     #: What a sink holds beyond the source's rows goes.
     replace: bool = False
+    #: The stream may stand still while a table without a key is read.
+    halt: bool = False
     created: float = 0.0
     wish: Wish = "run"
     resumed: int = 0

@@ -100,10 +100,11 @@ class Changed:
     fresh: dict[str, None] = field(default_factory=dict)
     _entries: list[tuple[pa.Array, pa.Array]] = field(default_factory=list)
     _truncates: list[int] = field(default_factory=list)
+    #: Whether chunks are under way: before, and after, only incomplete rows matter.
     collecting: bool = True
 
-    def see(self, group: Group, *, remember: bool = True) -> None:
-        """Takes in changes of the stream. Not `remember`: incomplete ones are known already."""
+    def see(self, group: Group) -> None:
+        """Takes in changes of the stream."""
         op = group.meta("op")
         if pc.any(pc.equal(op, int(Op.TRUNCATE))).as_py():
             self._truncates += group.meta("xid").filter(pc.equal(op, int(Op.TRUNCATE))).unique().to_pylist()
@@ -120,7 +121,7 @@ class Changed:
                 parts = zip(*self._entries, strict=True)
                 xids, texts = (pa.concat_arrays(list(part)) for part in parts)
                 self._entries = [(xids, texts)]
-        if group.unchanged and remember:
+        if group.unchanged:
             self._remember(group, after, before)
 
     def _remember(self, group: Group, after: pa.Array, before: pa.Array | None) -> None:

@@ -8,6 +8,7 @@ happened. So the publication, its tables and the slot's `restart_lsn` are rememb
 import json
 import os
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from cdcflow.errors import SourceError
 from cdcflow.journal.layout import sync_directory
 from cdcflow.model import format_lsn
 from cdcflow.model.finding import Finding
-from cdcflow.source import catalog
+from cdcflow.source import catalog, partitions
 from cdcflow.source.judgement import START_ANEW, names
 
 #: In the journal's directory: it says something about this journal and no other.
@@ -46,10 +47,20 @@ def published(connection: catalog.Connection, publication: str) -> Published | N
     return Published(oid, all_tables, operations, via_root, {o: (name, entry) for o, name, entry in tables})
 
 
+def added(before: Published, now: Published) -> list[str]:
+    """Tables that have come into the publication. Those that are published by their schema, or because all
+    are, come when they are made, and nothing of them is missed. Pure."""
+    return [table for oid, (table, entry) in now.tables.items() if oid not in before.tables and entry]
+
+
 def compare(name: str, before: Published, now: Published) -> list[Finding]:
     """What a change of the publication means for what is captured. Pure."""
     found = []
-    gone = [table for oid, (table, _) in before.tables.items() if oid not in now.tables]
+    # What was made anew under its name is there again, where the publication is of all tables or the schema.
+    there = {table for table, _ in now.tables.values()}
+    gone = [
+        table for oid, (table, _) in before.tables.items() if oid not in now.tables and table not in there
+    ]
     if gone:
         found.append(
             _finding(
@@ -58,14 +69,13 @@ def compare(name: str, before: Published, now: Published) -> list[Finding]:
                 "where that was not meant, `cdcflow setup` puts it back; for what was missed, " + START_ANEW,
             )
         )
-    # Tables that are published by their schema, or all, come when they are made: nothing of them is missed.
-    added = [table for oid, (table, entry) in now.tables.items() if oid not in before.tables and entry]
-    if added:
+    came = added(before, now)
+    if came:
         found.append(
             _finding(
-                f"{names(added)} came into the publication {name}: changes are captured from then on, rows"
+                f"{names(came)} came into the publication {name}: changes are captured from then on, rows"
                 " that were there before are not",
-                "where such rows matter, " + START_ANEW,
+                "where such rows matter, `cdcflow backfill start` reads them",
             )
         )
     changed = [
@@ -104,13 +114,25 @@ class Watch:
     For several threads: what one has seen later is never compared with what another saw before.
     """
 
-    def __init__(self, journal: Path, publication: str, slot: str, *, fresh: bool = False) -> None:
-        """`fresh`: what was remembered before does not count. Raises SourceError when it cannot be read."""
+    def __init__(
+        self,
+        journal: Path,
+        publication: str,
+        slot: str,
+        *,
+        fresh: bool = False,
+        joined: Callable[[Sequence[str]], None] = lambda _tables: None,
+    ) -> None:
+        """`fresh`: what was remembered before does not count. `joined` is called with the tables that have
+        come into the publication, before that is remembered. Raises SourceError when it cannot be read."""
+        self._joined = joined
         self._file = journal / FILE
         self._publication = publication
         self._slot = slot
         self._lock = threading.Lock()
         self._published: Published | None = None
+        #: None: never looked at.
+        self._roots: partitions.Roots | None = None
         self._timeline = 0
         self._restart_lsn = 0
         self._dirty = False
@@ -130,8 +152,13 @@ class Watch:
             now = published(connection, self._publication)
             if slot is not None and slot.restart_lsn is not None:
                 self._see_slot(slot.restart_lsn, server.timeline)
-            fresh = self._see_publication(now, server.database)
+            fresh = self._found(self._see_publication(now, server.database))
+            fresh += self._found(self._see_partitions(connection))
             self._save()
+        return fresh
+
+    def _found(self, fresh: list[Finding]) -> list[Finding]:
+        self.findings = (*self.findings, *(f for f in fresh if f not in self.findings))
         return fresh
 
     def _see_publication(self, now: Published | None, database: str) -> list[Finding]:
@@ -145,8 +172,16 @@ class Watch:
                 hint=START_ANEW,
             )
         fresh = [] if before is None else compare(name, before, now)
-        self.findings = (*self.findings, *(f for f in fresh if f not in self.findings))
+        if before is not None and (came := added(before, now)):
+            self._joined(came)
         self._published, self._dirty = now, self._dirty or before != now
+        return fresh
+
+    def _see_partitions(self, connection: catalog.Connection) -> list[Finding]:
+        before = self._roots
+        now, origins = partitions.look(connection, self._publication)
+        fresh = [] if before is None else list(partitions.compare(connection, before, now, origins))
+        self._roots, self._dirty = now, self._dirty or before != now
         return fresh
 
     def _see_slot(self, restart_lsn: int, timeline: int) -> None:
@@ -175,6 +210,7 @@ class Watch:
             "timeline": self._timeline,
             "restart_lsn": self._restart_lsn,
             "publication": asdict(self._published) if self._published else None,
+            "partitions": None if self._roots is None else partitions.to_state(self._roots),
         }
         fresh = self._file.with_name(f".{FILE}")
         try:
@@ -195,6 +231,8 @@ class Watch:
             if known is not None:
                 tables = {int(oid): (str(name), int(entry)) for oid, (name, entry) in known["tables"].items()}
                 self._published = Published(**{**known, "tables": tables})
+            if state.get("partitions") is not None:
+                self._roots = partitions.from_state(state["partitions"])
             self._timeline, self._restart_lsn = int(state["timeline"]), int(state["restart_lsn"])
         except FileNotFoundError:
             return

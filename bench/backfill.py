@@ -1,0 +1,185 @@
+"""How fast a backfill is beside plain COPY, and what it does to live changes and to memory.
+
+Throughput: the same table by two COPYs side by side to nothing, by one COPY of an exported snapshot (what
+`backfill: initial` does), and by `cdcflow backfill` with two readers up to the journal, and up to DuckDB.
+Latency: commit to webhook at 100 transactions/s without and with a backfill beside it. Memory: the peak of
+each process with a small table and with the large one.
+"""
+
+import asyncio
+import itertools
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from bench import latency
+from bench.backlog import COLUMNS, ROW
+from bench.engine import Engine, configure
+from bench.processes import Use, Watch
+from bench.server import Source
+from cdcflow.engine import control
+from cdcflow.errors import CdcflowError
+
+READERS = 2
+#: The table whose backfill shows what memory does not depend on.
+FEW_ROWS = 10_000
+LATENCY_RATE = 100
+
+
+@dataclass(frozen=True)
+class Backfill:
+    """Seconds of each way to read `rows` rows of `mb` megabytes of text; `ratio` to the parallel COPY."""
+
+    rows: int
+    mb: float
+    parallel_copy: float
+    snapshot_copy: float
+    journal: float
+    duckdb: float
+    p99_without: float | None = None
+    p99_during: float | None = None
+    few: dict[str, Use] = field(default_factory=dict)
+    many: dict[str, Use] = field(default_factory=dict)
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        return {
+            "snapshot_copy": round(self.parallel_copy / self.snapshot_copy, 3),
+            "journal": round(self.parallel_copy / self.journal, 3),
+            "duckdb": round(self.parallel_copy / self.duckdb, 3),
+        }
+
+
+def measure(
+    source: Source, rows: int, seconds: float, directory: Path, say: Callable[[str], None]
+) -> Backfill:
+    say(f"backfill: making {rows:,} rows")
+    for name, count in (("history", rows), ("few", FEW_ROWS)):
+        source.execute(f"CREATE TABLE {name} ({COLUMNS})")
+        source.execute(f"INSERT INTO {name} SELECT {ROW} FROM generate_series(1::bigint, {count}) AS i")
+        # Hint bits are written now, and not by whoever comes first.
+        source.execute(f"VACUUM (FREEZE, ANALYZE) {name}")
+    source.execute("CHECKPOINT")
+    say("backfill: two COPYs")
+    parallel, size = _copies(source, "history", READERS)
+    say("backfill: one COPY")
+    single, _ = _copies(source, "history", 1)
+    say("backfill: up to the journal")
+    journal, _, many = _run(source, "history", directory / "journal", {"null": {"type": "null"}})
+    say("backfill: up to DuckDB")
+    warehouse = {"duckdb": {"type": "duckdb", "path": "warehouse.duckdb"}}
+    _, duckdb, uses = _run(source, "history", directory / "duckdb", warehouse)
+    many = {**many, **{f"{name} to DuckDB": use for name, use in uses.items()}}
+    _, _, few = _run(source, "few", directory / "few", {"null": {"type": "null"}})
+    without, during = (None, None)
+    if seconds:
+        without, during = _latency(source, seconds, directory / "latency", say)
+    for name in ("history", "few"):
+        source.execute(f"DROP TABLE {name}")
+    return Backfill(rows, size / 1e6, parallel, single, journal, duckdb, without, during, few, many)
+
+
+def _copies(source: Source, table: str, number: int) -> tuple[float, int]:
+    """So many COPYs of equal spans at once: seconds, and bytes."""
+    pages = source.one("SELECT pg_relation_size(%s::regclass) / 8192", table)
+    bounds = [pages * i // number for i in range(number)] + [pages + 1]
+    script = str(Path(__file__).with_name("copying.py"))
+    began = time.monotonic()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, source.dsn, table, str(first), str(last)], stdout=subprocess.PIPE
+        )
+        for first, last in itertools.pairwise(bounds)
+    ]
+    outputs = [process.communicate()[0] for process in processes]
+    seconds = time.monotonic() - began
+    return seconds, sum(orjson.loads(output)["bytes"] for output in outputs)
+
+
+def _run(
+    source: Source, table: str, directory: Path, sinks: Mapping[str, Any]
+) -> tuple[float, float, dict[str, Use]]:
+    """Seconds until the journal holds all, and until the flow does, from asking for it."""
+    directory.mkdir()
+    source.publish(table, table)
+    config = configure(directory, source.dsn, table, table, sinks)
+    try:
+        with Engine(config) as engine, Watch() as watch:
+            engine.wait_until_streaming()
+            for name, pid in engine.pids().items():
+                watch.add(name, pid)
+            began = time.time()
+            _ask(directory, table)
+            journaled = None
+            while True:
+                status = engine.eventually(engine.status, "its status")
+                [one] = status["backfills"]
+                for entry in one["tables"]:
+                    for number, pid in enumerate(entry.get("readers", ())):
+                        watch.add(f"reader {number}", pid)
+                if one["state"] == "failed":
+                    raise CdcflowError(f"the backfill failed: {one['tables'][0]['error']}")
+                if one["state"] == "done" and journaled is None:
+                    journaled = one["tables"][0]["ended"] - began
+                [flow] = status["flows"]
+                if journaled is not None and flow["checkpoint"] == status["capture"]["journal"]["offset"]:
+                    watch.stop()
+                    return journaled, flow["last_delivery"] - began, dict(watch.uses)
+                time.sleep(0.05)
+    finally:
+        source.drop(table)
+        source.execute(f"DROP PUBLICATION {table}")
+
+
+def _ask(directory: Path, table: str, **more: Any) -> str:
+    asked = {"tables": [f"public.{table}"], **more}
+    name: str = control.backfill(directory / "state", {"do": "start", "request": asked})["name"]
+    return name
+
+
+def _latency(
+    source: Source, seconds: float, directory: Path, say: Callable[[str], None]
+) -> tuple[float, float]:
+    """p99 of commit → webhook in milliseconds, without and with a backfill into a warehouse beside it."""
+    directory.mkdir()
+    source.execute(f"CREATE TABLE {latency.TABLE} ({COLUMNS})")
+    source.publish("beside", latency.TABLE, "history")
+    record = directory / "received.jsonl"
+    with latency._receiver(record) as url:
+        sinks = {
+            "hook": {"type": "webhook", "url": url, "secret": latency.SECRET},
+            "duckdb": {"type": "duckdb", "path": "warehouse.duckdb"},
+        }
+        config = configure(directory, source.dsn, "beside", "beside", sinks)
+        document = orjson.loads(config.read_bytes())
+        document["source"]["tables"] = ["public.*"]
+        document["flows"][0]["from"] = [f"public.{latency.TABLE}"]
+        document["flows"][1]["from"] = ["public.history"]
+        config.write_bytes(orjson.dumps(document))
+        with Engine(config) as engine:
+            engine.wait_until_streaming()
+            asyncio.run(latency._load(source.dsn, 1, latency._moments(LATENCY_RATE, latency.WARM_UP)))
+            latency._wait_for(record, latency.WARM_UP)
+            first, found = latency.WARM_UP + 1, []
+            for beside in (False, True):
+                say(f"latency: {LATENCY_RATE} transactions/s" + (" beside a backfill" if beside else ""))
+                count = round(LATENCY_RATE * seconds)
+                name = _ask(directory, "history") if beside else ""
+                sent = asyncio.run(latency._load(source.dsn, first, latency._moments(LATENCY_RATE, count)))
+                running = [one for one in engine.status()["backfills"] if one["name"] == name]
+                if beside and running[0]["state"] != "running":
+                    say("latency: the backfill was over before the load: give more rows")
+                received = latency._wait_for(record, first - 1 + count)
+                found.append(latency.Percentiles.of([received[row.id] - row.sent for row in sent]).p99)
+                first += count
+                if beside:
+                    control.backfill(directory / "state", {"do": "cancel", "name": name})
+    source.drop("beside")
+    source.execute("DROP PUBLICATION beside")
+    return found[0], found[1]

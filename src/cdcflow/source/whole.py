@@ -1,0 +1,124 @@
+"""The backfill of a table whose rows nothing tells apart: all under one snapshot, while the stream stands.
+
+No row of such a table can be left out because the stream knows it better. So capture stands still at the
+position that an exported snapshot is of, the table is emptied there by a TRUNCATE of ours, and all its rows
+follow; then the stream goes on from that very position. What waits meanwhile waits at the server. After a
+crash it begins anew, with another TRUNCATE.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+from psycopg import sql
+
+from cdcflow.decode import CopyDecoder
+from cdcflow.errors import SourceError, SourceUnavailable
+from cdcflow.journal import Packed, pack
+from cdcflow.model import Batch, Group, Op, Position, Relation
+from cdcflow.source.connection import connect
+from cdcflow.source.published import published_tables
+from cdcflow.source.stream import Snapshot, export_snapshot
+
+#: A frame of it: nothing else is journaled meanwhile, so they may be large.
+FRAME_ROWS = 16_384
+FRAME_BYTES = 4 << 20
+#: Bytes of rows that are decoded at once.
+DECODE_BYTES = 256 << 10
+
+
+def copy_whole(
+    dsn: str,
+    publication: str,
+    slot: str,
+    oid: int,
+    where: str,
+    halt: Callable[[int], None],
+    begin: Callable[[Relation], None],
+    put: Callable[[Packed, int], None],
+    stopping: Callable[[], bool],
+) -> bool:
+    """Copies the published rows of a table. Says whether all of them came; not when `stopping` says so.
+
+    `halt` returns once the stream stands at the LSN given to it; first at 1, which is wherever it is: the
+    snapshot must not be older than what has been streamed. `begin` is called with the table, and `put` for
+    every frame of rows with the bytes of their text, all while it stands. Raises SourceError.
+    """
+    halt(1)
+    if stopping():
+        return False
+    done: list[bool] = []
+
+    def hold(snapshot: Snapshot) -> None:
+        halt(snapshot.consistent_point)
+        if stopping():
+            return
+        with connect(dsn, purpose="backfill whole") as connection:
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot.name)))
+            found = published_tables(connection, publication, snapshot.consistent_point - 1, only=[oid])
+            if not found:
+                raise SourceError("the table was dropped, or is not published any more")
+            table = found[0]
+            begin(table.relation)
+            conditions = [f"({condition})" for condition in (table.row_filter,) if condition]
+            conditions += [f"(\n{condition}\n)" for condition in (where,) if condition]
+            query = sql.SQL("COPY (SELECT {} FROM {}{}{}) TO STDOUT").format(
+                sql.SQL(", ").join(map(sql.Identifier, table.relation.names)),
+                sql.SQL("" if table.partitioned else "ONLY "),
+                sql.Identifier(table.relation.schema, table.relation.name),
+                sql.SQL(f" WHERE {' AND '.join(conditions)}" if conditions else ""),
+            )
+            try:
+                for packed, size in _frames(connection, query, table.relation):
+                    put(packed, size)
+                    if stopping():
+                        return
+            except psycopg.OperationalError as error:
+                raise SourceUnavailable(f"the copy broke off: {' '.join(str(error).split())}") from error
+        done.append(True)
+
+    export_snapshot(dsn, name=f"{slot[:40]}_whole_{os.getpid()}", hold=hold)
+    return bool(done)
+
+
+def _frames(
+    connection: psycopg.Connection[Any], query: sql.Composed, relation: Relation
+) -> Iterator[tuple[Packed, int]]:
+    decoder = CopyDecoder(relation, 0, time.time_ns() // 1000)
+    pending: list[Any] = []
+    size = held = 0
+
+    def taken() -> Iterator[tuple[Packed, int]]:
+        batch = decoder.take()
+        if batch is not None:
+            yield pack(batch.groups[0]), size
+
+    with connection.cursor() as cursor, cursor.copy(query) as copy:
+        for row in copy:
+            pending.append(row)
+            held += len(row)
+            if held < DECODE_BYTES:
+                continue
+            decoder.feed(pending)
+            pending.clear()
+            size, held = size + held, 0
+            if decoder.rows >= FRAME_ROWS or decoder.nbytes >= FRAME_BYTES:
+                yield from taken()
+                size = 0
+    decoder.feed(pending)
+    size += held
+    yield from taken()
+
+
+def emptied(relation: Relation, at: Position, time_us: int, audience: tuple[str, ...]) -> Batch:
+    """A TRUNCATE of ours."""
+    schema = Group.schema(relation, old=False, unchanged=False)
+    values: list[object] = [0, int(Op.TRUNCATE), at.commit_lsn, at.ordinal, 0, time_us]
+    values += [None] * len(relation.columns)
+    arrays = [pa.array([value], field.type) for value, field in zip(values, schema, strict=True)]
+    group = Group(relation, pa.RecordBatch.from_arrays(arrays, schema=schema), False, False)
+    return Batch((group,), 1, at, truncates={0: 0}, audience=audience)
