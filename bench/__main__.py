@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import backfill, backlog, crm, latency, memory, server, throughput, transforms
+from bench import backfill, backlog, crm, latency, memory, server, throughput, transforms, webhook
 from bench.machine import machine, versions
 from bench.report import RESULTS, Results
 from cdcflow.errors import CdcflowError
@@ -25,7 +25,7 @@ HUGE_TRANSACTION = 2_000_000
 BACKFILL_ROWS = 1_000_000
 CONTACTS = 50_000
 
-NAMES = (*throughput.CONTENDERS, "transforms", "latency", "memory", "crm", "backfill")
+NAMES = (*throughput.CONTENDERS, "transforms", "latency", "memory", "webhook", "crm", "backfill")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -96,6 +96,10 @@ def run(options: argparse.Namespace, directory: Path, progress: Console) -> Resu
             place = directory / "memory"
             place.mkdir()
             results.memory = memory.measure(source, round(HUGE_TRANSACTION * options.scale), place, say)
+        if "webhook" in options.only:
+            place = directory / "webhook"
+            place.mkdir()
+            results.webhook = webhook.measure(max(round(webhook.ROWS * options.scale), 500), place, say)
         if "crm" in options.only:
             place = directory / "crm"
             place.mkdir()

@@ -16,6 +16,7 @@ from bench.memory import Memory
 from bench.processes import Use
 from bench.throughput import Race
 from bench.transforms import Cost
+from bench.webhook import Sending
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
@@ -35,6 +36,7 @@ class Results:
     races: list[Race] = field(default_factory=list)
     latencies: list[Latency] = field(default_factory=list)
     memory: Memory | None = None
+    webhook: list[Sending] = field(default_factory=list)
     backfill: Backfill | None = None
     transforms: list[Cost] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
@@ -51,6 +53,7 @@ class Results:
             "throughput": [asdict(race) for race in self.races],
             "latency": [asdict(latency) for latency in self.latencies],
             "memory": asdict(self.memory) if self.memory else None,
+            "webhook": [asdict(sending) | {"ratio": sending.ratio} for sending in self.webhook],
             "backfill": {**asdict(self.backfill), "ratio": self.backfill.ratios} if self.backfill else None,
             "transforms": [asdict(cost) for cost in self.transforms],
             "crm": [asdict(one) for one in self.loads],
@@ -75,6 +78,8 @@ class Results:
             console.print(_latencies(self.latencies))
         if self.memory:
             console.print(_memory(self.memory))
+        if self.webhook:
+            console.print(_webhook(self.webhook))
         if self.backfill:
             console.print(_backfill(self.backfill))
         if self.loads:
@@ -181,6 +186,15 @@ def _memory(memory: Memory) -> Table:
     table.add_column("CPU s", justify="right")
     for name, use in sorted(memory.processes.items()):
         table.add_row(name, f"{use.peak_mb:.0f}", f"{use.cpu_seconds:.1f}")
+    return table
+
+
+def _webhook(webhook: list[Sending]) -> Table:
+    table = Table(title="a webhook's backlog, events per second", title_justify="left")
+    for heading in ("events per request", "flow", "bare httpx loop", "ratio"):
+        table.add_column(heading, justify="right")
+    for each in webhook:
+        table.add_row(str(each.events), f"{each.flow:,.0f}", f"{each.loop:,.0f}", f"{each.ratio:.2f}")
     return table
 
 

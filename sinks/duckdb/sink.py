@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from cdcflow.errors import Permanent, Rejected
 from cdcflow.model import BACKFILLS, MESSAGES, Batch, Mark, Op, Position, Relation, marks
-from cdcflow.sink import ExpectedTable, Finding, FlowContext, SinkOptions
+from cdcflow.sink import ExpectedTable, Finding, FlowContext, Rendered, SinkOptions
 from cdcflow_sinks.duckdb import database
 from cdcflow_sinks.duckdb.apply import apply, generations
 from cdcflow_sinks.duckdb.backfills import Backfills
@@ -21,6 +21,7 @@ from cdcflow_sinks.duckdb.failures import FATAL, translated
 from cdcflow_sinks.duckdb.judging import judge
 from cdcflow_sinks.duckdb.messages import append
 from cdcflow_sinks.duckdb.moving import move
+from cdcflow_sinks.duckdb.preview import preview
 from cdcflow_sinks.duckdb.probe import probe
 from cdcflow_sinks.duckdb.query import run_query
 from cdcflow_sinks.duckdb.relations import Relations
@@ -85,6 +86,9 @@ class DuckDBSink:
     def claim(self, relation: Relation) -> str:
         schema = self._settings.schemas.get(relation.schema, relation.schema)
         return f"the table {fold(schema)}.{fold(relation.name)} of {self._settings.path.resolve()}"
+
+    def preview(self, batch: Batch) -> Sequence[Rendered]:
+        return preview(batch, self._settings)
 
     def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
         return judge(f"flow {self._flow}", tables, self._settings.schemas)

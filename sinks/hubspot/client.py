@@ -19,7 +19,7 @@ from cdcflow.sink.records import Api, Reply
 from cdcflow_sinks.hubspot.answer import failure, policy
 from cdcflow_sinks.hubspot.settings import HubSpotSettings, OAuthSettings
 
-#: Until the first answer has said what is allowed: what every account has.
+#: Where answers do not say what is allowed: what every account has.
 _LEAST = Limit("calls", 100, 10.0)
 
 #: A token is replaced so long before its end, in seconds: a call and a clock that is a little off fit in.
@@ -37,7 +37,8 @@ class Client:
     def __init__(self, settings: HubSpotSettings, budget: Budget) -> None:
         self._settings = settings
         self._budget = budget
-        self._limit = _LEAST
+        #: Known from the first answer on, which need not wait for what a smaller account would have to.
+        self._limit: Limit | None = None
         self._api = Api("HubSpot", settings.url, timeout=settings.timeout, connections=settings.concurrency)
         self._oauth = _Tokens(self._api, settings.oauth) if settings.oauth is not None else None
 
@@ -73,7 +74,7 @@ class Client:
         raise error if error is not None else Transient(f"HubSpot answered {reply.status} to a question")
 
     async def _once(self, method: str, path: str, body: object, token: str) -> Reply:
-        async with self._budget.call(self._limit):
+        async with self._budget.call(*(() if self._limit is None else (self._limit,))):
             reply = await self._api.call(
                 method, path, headers={"Authorization": f"Bearer {token}"}, json=body
             )
@@ -84,6 +85,7 @@ class Client:
         most = _number(headers, "x-hubspot-ratelimit-max")
         interval = _number(headers, "x-hubspot-ratelimit-interval-milliseconds")
         if not most or not interval:
+            self._limit = self._limit or _LEAST
             return
         self._limit = Limit("calls", most, interval / 1000)
         left = _number(headers, "x-hubspot-ratelimit-remaining")

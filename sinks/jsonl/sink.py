@@ -9,8 +9,8 @@ from typing import TypeVar, TypeVarTuple
 
 from cdcflow.errors import Permanent
 from cdcflow.model import Batch, Position
-from cdcflow.sink import ExpectedTable, Finding, FlowContext, judge_events
-from cdcflow.sink.event import encode, events
+from cdcflow.sink import ExpectedTable, Finding, FlowContext, Rendered, judge_events
+from cdcflow.sink.event import Event, encode, events
 from cdcflow_sinks.jsonl.files import FlowFiles
 from cdcflow_sinks.jsonl.settings import JsonlSettings
 
@@ -65,6 +65,13 @@ class JsonlSink:
     def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
         return judge_events(f"flow {self._flow}", tables)
 
+    def preview(self, batch: Batch) -> Sequence[Rendered]:
+        target = f"{self._settings.path}/{self._flow}.*.jsonl"
+        return [
+            Rendered((index,), target, _line(batch.base + index, event).decode().rstrip())
+            for index, event in events(batch, self._settings.numbers)
+        ]
+
     async def _call(self, function: Callable[[*Given], T], *given: *Given) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *given)
 
@@ -82,7 +89,7 @@ class JsonlSink:
             batch = batch.slice(have - batch.base, batch.count)
         for index, event in events(batch, self._settings.numbers):
             offset = batch.base + index
-            self._files.append(offset, b'{"offset":%d,%s\n' % (offset, encode(event)[1:]))
+            self._files.append(offset, _line(offset, event))
         self._files.commit(batch.end, str(batch.last))
 
     def _look(self) -> list[Finding]:
@@ -99,3 +106,7 @@ class JsonlSink:
             remedy = "free some space; the flow waits while there is none"
             return [Finding("warning", subject, f"only {free // 10**6} MB are free", remedy)]
         return [Finding("ok", subject, f"writable, {free // 10**9} GB free")]
+
+
+def _line(offset: int, event: Event) -> bytes:
+    return b'{"offset":%d,%s\n' % (offset, encode(event)[1:])

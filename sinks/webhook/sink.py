@@ -20,13 +20,14 @@ ones, and the flow needs attention.
 import asyncio
 import gzip
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from itertools import islice
 
 from cdcflow.errors import DeliveryError, Disabled, Permanent, Rejected, Transient, Unauthorized
 from cdcflow.model import Batch
-from cdcflow.sink import ExpectedTable, Finding, FlowContext, judge_events
+from cdcflow.sink import ExpectedTable, Finding, FlowContext, Rendered, judge_events
 from cdcflow.sink.event import events
 from cdcflow.sink.order import Order, order
 from cdcflow.sink.sizing import Size
@@ -46,6 +47,10 @@ HOPELESS = 10
 #: A request that went unanswered so often goes out in parts. The first time it goes out as it was, with its
 #: id: it may have been taken.
 SLOW = 2
+
+
+#: Turns of the event loop until a request is on its way: connection, headers, body.
+_STEPS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +117,10 @@ class WebhookSink:
 
     async def write(self, batch: Batch) -> None:
         refused: dict[int, str] = {}
-        items = list(self._items(batch, refused))
         if self._settings.batch:
-            await self._write_together(_in_order(batch, items), items, refused)
+            await self._write_together(batch, refused)
         else:
+            items = list(self._items(batch, refused))
             await self._write_each(_in_order(batch, items), items, refused)
         if refused:
             raise Rejected(refused)
@@ -142,6 +147,33 @@ class WebhookSink:
 
     def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
         return judge_events(f"flow {self._flow}", tables)
+
+    def preview(self, batch: Batch) -> Sequence[Rendered]:
+        """The requests, without what is or may be secret: own headers, the signature, the URL's path."""
+        left = list(self._items(batch, {}))
+        found = []
+        while left:
+            part = self._cut(left) if self._settings.batch else left[:1]
+            left = left[len(part) :]
+            found.append(self._request(part))
+        return found
+
+    def _request(self, part: Sequence[_Item]) -> Rendered:
+        first, last = part[0], part[-1]
+        name, body, kind = f"{self._flow}:{first.identity}", first.body, self._shape.content_type
+        if self._settings.batch:
+            assert self._shape.several is not None
+            name = f"{name}-{last.identity}"
+            body, kind = self._shape.several(name, [item.body for item in part]), self._shape.several_type
+        lines = [f"Content-Type: {kind.decode()}", *(f"{header}: ***" for header in self._settings.headers)]
+        lines += [f"{header.decode()}: {value.decode()}" for header, value in first.headers]
+        lines += [f"webhook-id: {name}", "webhook-timestamp: (when it is sent)"]
+        lines += ["Authorization: ***"] if self._settings.auth is not None else []
+        lines += ["webhook-signature: ***"] if self._settings.secret else []
+        path = "/***" if first.target is not None or self._endpoint.target.strip("/") else ""
+        indexes = tuple(item.index for item in part)
+        text = "\n".join([*lines, "", body.decode()])
+        return Rendered(indexes, f"POST {self._endpoint.origin}{path}", text)
 
     def _items(self, batch: Batch, refused: dict[int, str]) -> Iterator[_Item]:
         """What there is to send; a change that its own row makes impossible to send is refused."""
@@ -192,42 +224,71 @@ class WebhookSink:
 
     # Several changes per request.
 
-    async def _write_together(self, wanted: Order, items: list[_Item], refused: dict[int, str]) -> None:
+    async def _write_together(self, batch: Batch, refused: dict[int, str]) -> None:
+        source = self._items(batch, refused)
+        #: What comes next, in order; of a request that was refused, its parts, the first one last.
+        ahead: list[_Item] = []
+        parts: list[list[_Item]] = []
         written: list[int] = []
         withheld: set[int] = set()
-        place = {id(item): number for number, item in enumerate(items)}
-        waiting = [items]
         hopeless = 0
-        while waiting:
-            rest = [item for item in waiting.pop() if item.index not in withheld]
-            if not rest:
+
+        def fill() -> None:
+            """Makes the next request's events, so far as they are not."""
+            ahead.extend(islice(source, max(self._size.now - len(ahead), 0)))
+
+        while True:
+            waiting = parts.pop() if parts else ahead
+            if waiting is ahead:
+                fill()
+                if not ahead:
+                    break
+            part = self._cut(waiting)
+            del waiting[: len(part)]
+            if waiting and waiting is not ahead:
+                parts.append(waiting)
+            part = [item for item in part if item.index not in withheld]
+            if not part:
                 continue
-            part = self._cut(rest)
-            failure = await self._post_together(part)
+            failure = await self._post_meanwhile(part, fill)
             if failure is None:
                 written += [item.index for item in part]
                 hopeless = 0
                 self._size.fine(len(part))
-                waiting.append(rest[len(part) :])
             elif failure.too_large and len(part) > 1:
                 self._size.too_much(len(part))
-                waiting.append(rest)
+                if parts or waiting is not ahead:
+                    parts.append(part)
+                else:
+                    ahead[:0] = part
             elif failure.outcome is Outcome.REFUSED and len(part) > 1 and hopeless < HOPELESS:
                 half = len(part) // 2
-                waiting += [rest[len(part) :], part[half:], part[:half]]
+                parts += [part[half:], part[:half]]
             elif failure.outcome is Outcome.REFUSED and hopeless < HOPELESS:
                 refused[part[0].index] = f"{self._endpoint.origin} {failure.reason}"
-                withheld |= {items[n].index for n in wanted.behind(place[id(part[0])])} - refused.keys()
+                withheld |= _behind(batch, part[0].index) - refused.keys()
                 hopeless += not written
-                waiting.append(rest[1:])
             else:
                 self._not_answered(part, failure)
                 # What has the same index comes of one change: it is written when all of it is.
-                unsent = {item.index for one in (rest, *waiting) for item in one}
+                unsent = {item.index for one in (part, ahead, *parts) for item in one}
                 done = [index for index in written if index not in unsent]
                 raise _error(failure, self._endpoint.origin, done, refused)
         if withheld:
             raise Rejected(refused, withheld=withheld)
+
+    async def _post_meanwhile(self, part: Sequence[_Item], work: Callable[[], None]) -> Failure | None:
+        """Sends a request, and works while the receiver does."""
+        sending = asyncio.ensure_future(self._post_together(part))
+        try:
+            for _ in range(_STEPS):
+                await asyncio.sleep(0)
+            work()
+            return await sending
+        except BaseException:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            raise
 
     def _cut(self, waiting: list[_Item]) -> list[_Item]:
         """The next request: events for the same URL with the same headers, as many as may be."""
@@ -286,6 +347,14 @@ class WebhookSink:
             return None
         secrets = [*self._secrets, *(self._auth.secrets() if self._auth is not None else ())]
         return judge(answer.status, answer.retry_after, excerpt(answer.body, body, secrets))
+
+
+def _behind(batch: Batch, index: int) -> set[int]:
+    """The changes that come behind one on the lane of its row."""
+    changes = list(batch.changes())
+    wanted = order(changes)
+    first = [number for number, change in enumerate(changes) if change.index == index]
+    return {changes[behind].index for number in first for behind in wanted.behind(number)}
 
 
 def _in_order(batch: Batch, items: Sequence[_Item]) -> Order:

@@ -1,6 +1,5 @@
 """Runs the differential test: `make differential ARGS="--expressions 20000 --rows 50 --seed 7"`. Exits
-with 0 if
-nothing differs and everything supported was reached."""
+with 0 if nothing differs and everything supported was reached."""
 
 import argparse
 import secrets

@@ -1,6 +1,5 @@
 """Arguments that say something to their function: patterns, fields, small counts. Keys are the name and
-the number
-of arguments (0: any number); values are, by place, literals to choose from or a maker."""
+the number of arguments (0: any number); values are, by place, literals to choose from or a maker."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

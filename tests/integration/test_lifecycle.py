@@ -4,6 +4,7 @@ the command line are real; a probe appends to the journal in capture's place, as
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from cdcflow.cli.main import app
 from cdcflow.config import load
 from cdcflow.delivery import CheckpointStore
 from cdcflow.engine import lifecycle
-from cdcflow.testing.waiting import eventually
+from cdcflow.testing import waiting
 from integration.test_delivery import PLUGIN, Engine
+
+#: An engine is three processes or more, and the machine may be busy.
+eventually = partial(waiting.eventually, timeout=60.0)
 
 MAIN = """\
 source: {dsn: "postgresql://nobody@127.0.0.1/none", tables: [public.*]}
@@ -333,4 +337,59 @@ def test_every_revision_is_kept_with_who_wrote_it(project: Project) -> None:
     assert listed[1].split("\t")[1] == listed[3].split("\t")[1] == first
     assert "(owner)" in listed[1]
     assert "+from: [orders]" in project.run("flow", "history", "one", "--diff").stdout
+    assert project.stop() == 0
+
+
+def test_whatever_is_wrong_with_one_flow_is_named_and_the_others_notice_nothing(project: Project) -> None:
+    steps = "from: [public.orders]\nto: one\ntransforms:\n  - "
+    python = steps + "python: {file: step.py, timeout: 1s, memory: 200MB, on_error: stop}\n"
+    code = project.folder / "step.py"
+    code.write_text("def transform(change):\n    return change\n", encoding="utf-8")
+    project.write("quiet", "from: [public.*]\nto: two\n")
+    project.write("one", steps + "filter: note is not null\n")
+    project.start(changes=60)
+    eventually(project.is_up_to_date("one", 60))
+    eventually(project.is_up_to_date("quiet", 60))
+    quiet = project.flow("quiet")["pid"], project.status()["capture"]["pid"]
+    first = project.flow("one")["revision"]
+
+    for text, said in (
+        (steps + "filter: noet is not null\n", "one.yaml:4: transforms[0].filter"),
+        (steps + "filter: note + 1\n", "one.yaml:4: transforms[0].filter"),
+        (steps + "set: {x: 'pg_sleep(9)'}\n", "one.yaml:4: transforms[0].set.x"),
+        (steps + "filter: (select 1) = 1\n", "one.yaml:4: transforms[0].filter"),
+    ):
+        project.write("one", text)
+        eventually(lambda: said in str(project.flow("one").get("refused")), what=said)  # noqa: B023
+        assert (project.flow("one")["revision"], project.flow("one")["state"]) == (first, "up to date")
+
+    project.write("one", python)
+    eventually(lambda: project.flow("one").get("revision") not in (None, first))
+    eventually(project.is_up_to_date("one", 60))
+    good = project.flow("one")["revision"]
+    # A file that does not import is refused as a flow file is; what it was runs on.
+    code.write_text("import nowhere_to_be_found\n", encoding="utf-8")
+    eventually(lambda: "nowhere_to_be_found" in str(project.flow("one").get("refused")))
+    assert "step.py" in project.flow("one")["refused"]["message"]
+    assert project.flow("one")["revision"] == good
+    # What shows only when a change comes needs attention, by name.
+    for body, said in (
+        ("raise ValueError('secret of a row')", "ValueError"),
+        ("return 17", "step.py"),
+        ("return [bytearray(2 << 30)]", "more memory"),
+        ("while True: pass", "1 s"),
+    ):
+        code.write_text(f"def transform(change):\n    {body}\n", encoding="utf-8")
+        before = project.flow("one")["revision"]
+        eventually(lambda: project.flow("one").get("revision") != before, what=body)  # noqa: B023
+        done = project.run("flow", "rewind", "one", "--to", "50", "--yes")
+        assert done.exit_code == 0, done.output
+        eventually(project.state_of("one", "needs attention"), what=body)
+        reason = project.flow("one")["reason"]
+        assert "step.py" in reason, (body, reason)
+        assert said in reason, (body, reason)
+        assert "secret of a row" not in reason
+    assert (project.flow("quiet")["pid"], project.status()["capture"]["pid"]) == quiet
+    assert project.flow("quiet")["state"] == "up to date"
+    assert project.lines("quiet").count("close") == 0
     assert project.stop() == 0

@@ -43,7 +43,6 @@ class Run:
     seed: int
     seconds: float = 60.0
     clients: int = 4
-    rough: bool = False
     #: Of the table that the scenario backfill reads.
     rows: int = 1_000_000
 
@@ -71,7 +70,7 @@ def ddl(run: Run) -> None:
     server.execute(shapes.SCHEMA)
     with engine(run, server) as project:
         with load(run, project, shapes.act):
-            migrator = Migrator(project.dsn, project.journal, run.seed, rough=run.rough)
+            migrator = Migrator(project.dsn, project.journal, run.seed)
             try:
                 tell(kills(project, run.chance("kills"), run.seconds, unless=lambda: bool(stuck(project))))
             finally:

@@ -2,8 +2,7 @@
 
 A `Migrator` alters one table after the other, as a person with a list of migrations would: the next one of
 a table comes when capture has met the last one. That is what the warehouse promises to follow by itself
-(`cdcflow_sinks.duckdb.generations`). A rough one neither waits nor keeps to what can be followed: it
-may make the warehouse stop, with a remedy.
+(`cdcflow_sinks.duckdb.generations`). What it stops at is for `tests/integration/test_schema_change.py`.
 """
 
 import random
@@ -167,11 +166,10 @@ def value(draw: random.Random, kind: str) -> str:
 class Migrator:
     """One migration after the other, until `stop`."""
 
-    def __init__(self, dsn: str, journal: Path, seed: int, *, rough: bool = False) -> None:
+    def __init__(self, dsn: str, journal: Path, seed: int) -> None:
         self._dsn = dsn
         self._journal = journal
         self._draw = random.Random(f"migrations {seed}")
-        self._rough = rough
         self._stop = threading.Event()
         self._number = 0
         #: Table → where the WAL was behind its last migration, and when capture had met that. 0: not yet.
@@ -217,15 +215,12 @@ class Migrator:
 
     def _migrate(self, connection: Connection) -> None:
         table = self._draw.choice(shapes(connection))
-        if self._rough:
-            migration = self._draw.choice([*_FOLLOWED, *_ROUGH])
-        elif self._draw.random() < 0.15:
+        if self._draw.random() < 0.15:
             self._partition(connection)
             return
-        elif not self._met(connection, table.oid):
+        if not self._met(connection, table.oid):
             return
-        else:
-            migration = self._draw.choice(_FOLLOWED)
+        migration = self._draw.choice(_FOLLOWED)
         statements = migration(self, table)
         if statements:
             self._alter(connection, table, migration.__name__.strip("_"), statements)
@@ -403,24 +398,6 @@ class Migrator:
     def _maintain(self, table: Shape) -> list[str]:
         return [f"{self._draw.choice(['VACUUM FULL', 'ANALYZE', 'TRUNCATE'])} {table.name}"]
 
-    def _volatile(self, table: Shape) -> list[str]:
-        kind, default = self._draw.choice([("double precision", "random()"), ("text", "'z' || random()")])
-        return [f"{table.alter} ADD COLUMN {self.fresh('c')} {kind} DEFAULT {default}"]
-
-    def _otherwise(self, table: Shape) -> list[str]:
-        """A rewrite that changes values."""
-        numbers = [name for name, kind in table.columns.items() if kind in ("integer", "bigint")]
-        if not numbers:
-            return []
-        name = self._draw.choice(numbers)
-        return [f"{table.alter} ALTER COLUMN {name} TYPE bigint USING {name} % 1000 * 2"]
-
-    def _at_once(self, table: Shape) -> list[str]:
-        name = self._a_column(table)
-        if not name:
-            return []
-        return [f"{table.alter} DROP COLUMN {name}, ADD COLUMN {name} {self._draw.choice([*KINDS])}"]
-
     def _partition(self, connection: Connection) -> None:
         """Partitions come and go, empty: of rows that come or go with them the server says nothing."""
         [(oid,)] = connection.execute("SELECT 'parted'::regclass::oid::bigint").fetchall()
@@ -483,4 +460,3 @@ _FOLLOWED: list[Migration] = [
     Migrator._taken_back,
     Migrator._maintain,
 ]
-_ROUGH: list[Migration] = [Migrator._volatile, Migrator._otherwise, Migrator._at_once]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdcflow.cli import output
+from cdcflow.cli import looking, output
 from cdcflow.cli.invocation import load_config, load_valid
 from cdcflow.errors import ConfigurationError
 
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The flows: some tables, on their way to a sink.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+app.command("preview")(looking.preview)
+app.command("validate")(looking.validate)
+app.command("explain")(looking.explain)
+app.command("test")(looking.run_tests)
 
 
 @app.command("list")
@@ -139,6 +145,20 @@ def resume(context: typer.Context, name: Name) -> None:
         output.say(f"flow {name} goes on at the next `cdcflow run`")
     else:
         output.say(f"flow {name} goes on")
+
+
+@app.command("retry")
+def retry(context: typer.Context, name: Annotated[str, typer.Argument(help="The flow's name.")]) -> None:
+    """Have a flow that needs attention try again now: the cause is mended."""
+    from cdcflow.engine import control
+
+    config = load_config(context)
+    if name not in config.flows:
+        from cdcflow.config.problems import nearest
+
+        raise ConfigurationError(f"there is no flow {name!r}", hint=nearest(name, config.flows))
+    control.retry(config.engine.state, name)
+    output.say(f"flow {name} tries again")
 
 
 @app.command("rewind")

@@ -205,7 +205,7 @@ def _held_back(capture: Mapping[str, Any]) -> list[str]:
     if retained is None:
         return []
     held = f"slot     the server keeps {output.size(retained)} of WAL for it"
-    if age is not None:
+    if age:
         held += f", and dead rows of its catalogs for {age:,} transactions"
     if oldest is None or (oldest["seconds"] or 0.0) < _OLD:
         return [held]

@@ -1,6 +1,7 @@
 """Reads `cdcflow.yaml` and its flow files. Either everything in them holds, or one error tells all that
 does not; who runs already reads them in parts, and goes on with those that hold."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from cdcflow.config.document import Document, Way, dotted, read
+from cdcflow.config.examples import read_examples, read_schema
 from cdcflow.config.models import (
     FLOW_NAME,
     Config,
@@ -19,6 +21,7 @@ from cdcflow.config.models import (
     JournalSettings,
     SinkEntry,
     SourceSettings,
+    StepEntry,
 )
 from cdcflow.config.problems import Place, Problems, nearest, shown
 from cdcflow.config.transforms import computed_step, mask_key, read_steps
@@ -125,6 +128,21 @@ def flow_files(folder: Path) -> list[Path]:
 def _visible(directory: Path) -> list[Path]:
     """An editor's swap and backup files are no flows. Raises OSError."""
     return sorted(file for file in directory.iterdir() if not file.name.startswith("."))
+
+
+def _parts(steps: Iterable[StepEntry], base: Path) -> tuple[tuple[Path, str], ...]:
+    """The files that steps are made of, by the option `file`. One that cannot be read is for the step to
+    complain of."""
+    found = {}
+    for entry in steps:
+        name = getattr(entry.options, "file", None)
+        if isinstance(name, str | Path):
+            path = base / name
+            try:
+                found[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError:
+                found[path] = ""
+    return tuple(found.items())
 
 
 def _section(document: Document, key: str, problems: Problems) -> dict[str, Any] | None:
@@ -323,7 +341,10 @@ class _Flows:
                 settings.on_reject or ("supersede" if sink.plugin.writes == "states" else "park"),
                 settings.dead_letters,
                 steps,
+                read_examples(document, (*way, "examples"), settings.examples, self._problems),
+                read_schema(document, (*way, "schema"), settings.schema_, self._problems),
                 document.text_of(way),
+                _parts(steps, document.base),
             )
 
     def _check_sink(self, document: Document, way: Way, name: object) -> None:

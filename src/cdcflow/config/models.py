@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from cdcflow.config.examples import Example, Schema
 from cdcflow.errors import ConfigurationError
 from cdcflow.model.ddl import DDL_PREFIX
 from cdcflow.model.message import PrefixPattern
@@ -186,6 +187,9 @@ class FlowSettings(Settings):
     messages: Annotated[tuple[PrefixPatternText, ...], Field(min_length=1)] = ()
     #: Read by `cdcflow.config.transforms`.
     transforms: object = None
+    #: Read by `cdcflow.config.examples`.
+    examples: object = None
+    schema_: Annotated[object, Field(alias="schema")] = None
     to: str
     options: Annotated[dict[str, object], Field(alias="with", default_factory=dict)]
     start: Literal["earliest", "latest"] = "earliest"
@@ -244,13 +248,19 @@ class Flow:
     on_reject: Literal["park", "supersede", "stop"] = "park"
     dead_letters: LetterLimits = field(default_factory=LetterLimits)
     transforms: tuple[StepEntry, ...] = ()
+    examples: tuple[Example, ...] = ()
+    #: The columns of tables, as far as the flow's file says them: for its examples.
+    schema: Schema = field(default_factory=dict)
     #: What its file says of it, word for word.
     text: str = ""
+    #: Other files that it is made of, a step's Python for instance, with a hash of what they hold.
+    parts: tuple[tuple[Path, str], ...] = ()
 
     @property
     def revision(self) -> str:
-        """Names what is written of the flow: the same text is the same revision, on any machine."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:12]
+        """Names what is written of the flow: the same texts are the same revision, on any machine."""
+        whole = "\0".join([self.text, *(digest for _, digest in self.parts)])
+        return hashlib.sha256(whole.encode()).hexdigest()[:12]
 
     @property
     def sources(self) -> tuple[str, ...]:

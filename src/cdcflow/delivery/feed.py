@@ -85,17 +85,27 @@ class Feed:
     """The changes of one flow from an offset on, in batches. Use as an async context manager.
 
     `reader` is the feed's own from then on, and closed with it. Changes gather for `window` seconds from the
-    first one on, unless the limits are reached before.
+    first one on, unless the
+    limits are reached before. `together`: a call of `step` has a price of its own, so that frames which are
+    read at once are joined before it.
     """
 
     def __init__(
-        self, reader: Reader, offset: int, step: Pass, limits: Batching, window: float = 0.0
+        self,
+        reader: Reader,
+        offset: int,
+        step: Pass,
+        limits: Batching,
+        window: float = 0.0,
+        *,
+        together: bool = False,
     ) -> None:
         self._reader = reader
         self._next = offset
         self._step = step
         self._limits = limits
         self._window = window
+        self._together = together
         #: When the first of the changes in `_ready` came.
         self._since: float | None = None
         self._ready: list[Piece] = []
@@ -237,6 +247,8 @@ class Feed:
 
     def _read(self, offset: int, changes: int, size: int) -> Sequence[Piece]:
         frames = self._reader.read(offset, max_changes=changes, max_bytes=size)
+        if self._together:
+            frames = join(frames)
         return [piece for frame in frames for piece in pieces(frame, self._step, self._limits)]
 
     def _add(self, found: Sequence[Piece]) -> None:

@@ -283,7 +283,10 @@ class FlowWorker:
             limits, window = self.plan.plugin.batching, self.plan.chain.window
             again = await self._read_again(reader, offset)
             offset = again[-1].end if again else offset
-            async with Feed(Reader(self._journal), offset, self._transform, limits, window) as feed:
+            together = bool(self.plan.chain)
+            async with Feed(
+                Reader(self._journal), offset, self._transform, limits, window, together=together
+            ) as feed:
                 self._feed = feed
                 await self._deliver(sink, feed, again)
         finally:

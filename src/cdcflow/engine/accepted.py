@@ -10,11 +10,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cdcflow.config import Config, Texts, absolute, flow_files, flow_folder, load, load_parts
+from cdcflow.config import Config, Flow, Texts, absolute, flow_files, flow_folder, load, load_parts
 from cdcflow.engine.places import Places
 from cdcflow.errors import ConfigurationError, EnvironmentFault
 from cdcflow.sink import Finding
@@ -81,8 +81,12 @@ def start(path: Path) -> Accepted:
     return _merged(texts, before, parts.config)
 
 
-def reload(running: Accepted) -> Accepted:
-    """What to run from now on, by what the files say now."""
+#: What is wrong with a flow that can be read, in a sentence; empty: nothing.
+Judge = Callable[[Config, Flow], str]
+
+
+def reload(running: Accepted, judge: Judge = lambda _config, _flow: "") -> Accepted:
+    """What to run from now on, by what the files say now. `judge` is asked about flows that have changed."""
     path = running.config.path
     try:
         texts = gather(path)
@@ -97,19 +101,19 @@ def reload(running: Accepted) -> Accepted:
     if parts.config is None:
         # Only what is wrong in the file itself: the flows are judged by the version that runs.
         refused = _main_refused(running, _sentence(parts.problems.error(path)))
-        return _flows_only(refused)
+        return _flows_only(refused, judge)
     changed = tuple(name for name in FIXED if getattr(parts.config, name) != getattr(running.config, name))
     if changed:
-        return _flows_only(replace(running, waiting=changed, refused=_of_flows(running)))
-    merged = _merged(texts, running.texts, parts.config, known=running.refused)
+        return _flows_only(replace(running, waiting=changed, refused=_of_flows(running)), judge)
+    merged = _merged(texts, running.texts, parts.config, running=running, judge=judge)
     lost = [r for r in merged.refused if not r.runs and r.flow in running.config.flows]
     if lost and texts[path] != running.texts[path]:
         refused = _main_refused(running, f"flow {lost[0].flow} cannot run with it: {lost[0].message}")
-        return _flows_only(refused)
+        return _flows_only(refused, judge)
     return merged
 
 
-def _flows_only(running: Accepted) -> Accepted:
+def _flows_only(running: Accepted, judge: Judge) -> Accepted:
     """The flow files as they are now, under the main file as it runs."""
     path = running.config.path
     main = {path: running.texts[path]}
@@ -118,16 +122,30 @@ def _flows_only(running: Accepted) -> Accepted:
     if parts.config is None:
         # A variable or a secret's file is gone.
         return _main_refused(running, _sentence(parts.problems.error(path)))
-    merged = _merged(texts, running.texts, parts.config, known=running.refused)
+    merged = _merged(texts, running.texts, parts.config, running=running, judge=judge)
     mains = tuple(refusal for refusal in running.refused if not refusal.flow)
     return replace(merged, refused=mains + merged.refused, waiting=running.waiting)
 
 
-def _merged(texts: Texts, before: Texts, config: Config, *, known: tuple[Refusal, ...] = ()) -> Accepted:
+def _merged(
+    texts: Texts,
+    before: Texts,
+    config: Config,
+    *,
+    running: Accepted | None = None,
+    judge: Judge = lambda _config, _flow: "",
+) -> Accepted:
     """`texts`, with what is invalid replaced by what `before` has of it, or left out."""
     path = config.path
+    known = () if running is None else running.refused
+    flows = {} if running is None else running.config.flows
     problems = load_parts(path, texts).problems
-    broken = problems.files() - {path}
+    said = {file: _sentence(problems.error(file)) for file in problems.files() - {path}}
+    for name, flow in config.flows.items():
+        # One that is refused is judged again: what it did not fit may have changed.
+        if flow.file != path and flows.get(name) != flow and (wrong := judge(config, flow)):
+            said[flow.file] = wrong
+    broken = said.keys()
     taken = {
         file: before.get(file, b"") if file in broken else text
         for file, text in texts.items()
@@ -139,10 +157,13 @@ def _merged(texts: Texts, before: Texts, config: Config, *, known: tuple[Refusal
     since = {(refusal.file, refusal.message): refusal.since for refusal in known}
     refused = []
     for file in sorted(broken):
-        message = _sentence(problems.error(file))
+        message = said[file]
         at = since.get((file, message), time.time())
         refused.append(Refusal(file, file.stem, message, at, file in taken))
-    return Accepted(taken, load(path, taken), tuple(refused))
+    after = load(path, taken)
+    # As it runs, and not made anew of files beside it that may not be what they were.
+    kept = {r.flow: flows[r.flow] for r in refused if r.runs and r.flow in flows and r.flow in after.flows}
+    return Accepted(taken, replace(after, flows={**after.flows, **kept}), tuple(refused))
 
 
 def _of_flows(running: Accepted) -> tuple[Refusal, ...]:

@@ -29,6 +29,7 @@ from cdcflow.engine.assignment import Assignment
 from cdcflow.engine.control import ControlServer
 from cdcflow.engine.examination import Examiner, check_all, check_start
 from cdcflow.engine.places import Lock, Places
+from cdcflow.engine.preview import misfit
 from cdcflow.engine.process import Child
 from cdcflow.engine.reports import CaptureReport, Delivered, Ended, Live, Report
 from cdcflow.engine.revisions import Revisions
@@ -253,12 +254,13 @@ class Supervisor:
         if stamp != self._stamp:
             self._stamp, self._folder = stamp, flow_folder(path)
         here = [] if self._folder is None else flow_files(self._folder)
-        return sorted({path, *here, *self._running.texts})
+        beside = {file for flow in self._config.flows.values() for file, _ in flow.parts}
+        return sorted({path, *here, *beside, *self._running.texts})
 
     async def _reload(self) -> None:
         before = self._running
         try:
-            after = await asyncio.to_thread(accepted.reload, before)
+            after = await asyncio.to_thread(accepted.reload, before, misfit)
             if after.texts != before.texts:
                 await asyncio.to_thread(accepted.keep, after)
         except CdcflowError as error:

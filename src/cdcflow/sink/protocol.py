@@ -111,6 +111,24 @@ class Remembers(Sink, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Rendered:
+    """What a sink would send, or store, for the changes with these indexes: where to, and the text of it,
+    with stars for secrets."""
+
+    indexes: tuple[int, ...]
+    target: str
+    text: str
+
+
+@runtime_checkable
+class Previews(Sink, Protocol):
+    """Shows what `write` would do with a batch, and does none of it: no call, no file, no state. Called
+    without `open`. Raises as `write` does for changes that it could not take."""
+
+    def preview(self, batch: Batch) -> Sequence[Rendered]: ...
+
+
+@dataclass(frozen=True, slots=True)
 class Batching:
     """How large a batch the sink likes. The engine fills batches up to these limits when there is a
     backlog and never waits for one to fill when there is none."""

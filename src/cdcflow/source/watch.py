@@ -18,7 +18,7 @@ from cdcflow.errors import SourceError
 from cdcflow.journal.layout import sync_directory
 from cdcflow.model import format_lsn
 from cdcflow.model.finding import Finding
-from cdcflow.source import catalog
+from cdcflow.source import catalog, partitions
 from cdcflow.source.judgement import START_ANEW, names
 
 #: In the journal's directory: it says something about this journal and no other.
@@ -56,7 +56,11 @@ def added(before: Published, now: Published) -> list[str]:
 def compare(name: str, before: Published, now: Published) -> list[Finding]:
     """What a change of the publication means for what is captured. Pure."""
     found = []
-    gone = [table for oid, (table, _) in before.tables.items() if oid not in now.tables]
+    # What was made anew under its name is there again, where the publication is of all tables or the schema.
+    there = {table for table, _ in now.tables.values()}
+    gone = [
+        table for oid, (table, _) in before.tables.items() if oid not in now.tables and table not in there
+    ]
     if gone:
         found.append(
             _finding(
@@ -127,6 +131,8 @@ class Watch:
         self._slot = slot
         self._lock = threading.Lock()
         self._published: Published | None = None
+        #: None: never looked at.
+        self._roots: partitions.Roots | None = None
         self._timeline = 0
         self._restart_lsn = 0
         self._dirty = False
@@ -146,8 +152,13 @@ class Watch:
             now = published(connection, self._publication)
             if slot is not None and slot.restart_lsn is not None:
                 self._see_slot(slot.restart_lsn, server.timeline)
-            fresh = self._see_publication(now, server.database)
+            fresh = self._found(self._see_publication(now, server.database))
+            fresh += self._found(self._see_partitions(connection))
             self._save()
+        return fresh
+
+    def _found(self, fresh: list[Finding]) -> list[Finding]:
+        self.findings = (*self.findings, *(f for f in fresh if f not in self.findings))
         return fresh
 
     def _see_publication(self, now: Published | None, database: str) -> list[Finding]:
@@ -163,8 +174,14 @@ class Watch:
         fresh = [] if before is None else compare(name, before, now)
         if before is not None and (came := added(before, now)):
             self._joined(came)
-        self.findings = (*self.findings, *(f for f in fresh if f not in self.findings))
         self._published, self._dirty = now, self._dirty or before != now
+        return fresh
+
+    def _see_partitions(self, connection: catalog.Connection) -> list[Finding]:
+        before = self._roots
+        now, origins = partitions.look(connection, self._publication)
+        fresh = [] if before is None else list(partitions.compare(connection, before, now, origins))
+        self._roots, self._dirty = now, self._dirty or before != now
         return fresh
 
     def _see_slot(self, restart_lsn: int, timeline: int) -> None:
@@ -193,6 +210,7 @@ class Watch:
             "timeline": self._timeline,
             "restart_lsn": self._restart_lsn,
             "publication": asdict(self._published) if self._published else None,
+            "partitions": None if self._roots is None else partitions.to_state(self._roots),
         }
         fresh = self._file.with_name(f".{FILE}")
         try:
@@ -213,6 +231,8 @@ class Watch:
             if known is not None:
                 tables = {int(oid): (str(name), int(entry)) for oid, (name, entry) in known["tables"].items()}
                 self._published = Published(**{**known, "tables": tables})
+            if state.get("partitions") is not None:
+                self._roots = partitions.from_state(state["partitions"])
             self._timeline, self._restart_lsn = int(state["timeline"]), int(state["restart_lsn"])
         except FileNotFoundError:
             return

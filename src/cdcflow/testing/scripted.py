@@ -11,7 +11,8 @@ from cdcflow.model import Batch, Op, Relation
 from cdcflow.testing.batches import make_batch, make_relation
 
 IDENTITY = Identity("7000000000000000001", 1, "shop", "cdcflow", "cdcflow")
-ORDERS = make_relation("orders", oid=1)
+#: Not one of those that are reserved for what is no table.
+ORDERS = make_relation("orders", oid=16_401)
 
 
 class JournalSource:

@@ -91,7 +91,7 @@ from cdcflow.transform.rows import assembled, bits, has_old, metas, new_columns,
 import pyarrow.compute as pc
 
 
-class Columns(Plain[Names]):            # what stands behind the step's name: a list of columns
+class Columns(Plain[Names]):  # what stands behind the step's name: a list of columns
     pass
 
 

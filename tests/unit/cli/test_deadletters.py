@@ -161,3 +161,18 @@ def test_discarding_takes_a_reason_and_is_kept(letters: LetterStore, run: Run) -
 def test_a_project_that_has_never_run_has_no_dead_letters(project: Path, run: Run) -> None:
     result = run("deadletters", "list", "--json")
     assert (result.exit_code, json.loads(result.stdout)) == (0, [])
+
+
+def test_a_flow_that_needs_attention_is_told_to_try_again(project: Path, run: Run) -> None:
+    asked: list[Mapping[str, Any]] = []
+
+    def answer(request: Mapping[str, Any]) -> object:
+        asked.append(request)
+        return {}
+
+    Places(project / "state").make()
+    with flow_answering(project, answer):
+        assert run("flow", "retry", "orders").exit_code == 0
+    assert [request["op"] for request in asked] == ["retry"]
+    assert run("flow", "retry", "orders").exit_code == 3
+    assert run("flow", "retry", "ordres").exit_code == 2

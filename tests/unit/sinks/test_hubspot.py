@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient, Unauthorized
 from cdcflow.model import UNCHANGED, Batch, Column, Op
-from cdcflow.sink import ExpectedTable, FlowContext
+from cdcflow.sink import Budget, ExpectedTable, FlowContext, Limit
 from cdcflow.testing.batches import make_relation
 from cdcflow.testing.history import AnyChange, History, delete, insert, read, truncate, update
 from cdcflow.testing.hubspot import HubSpot, Limits, Property
@@ -512,3 +512,21 @@ def test_a_column_that_a_table_lacks_is_told_before_any_row(hubspot: HubSpot, tm
     assert (finding.severity, finding.remedy) == ("error", "did you mean 'name'?")
     assert "has no column 'nam'" in finding.message
     assert not hubspot.calls
+
+
+def test_a_sink_that_opens_waits_for_no_smaller_limit_than_the_account_s(tmp_path: Path) -> None:
+    # Whoever would have to wait stops instead.
+    budget = Budget(stopping=lambda: True)
+    budget.spend(Limit("calls", 100, 10.0), 150)
+    with HubSpot(limits=Limits(calls=1_000)) as hubspot:
+        flow = Flow(hubspot, tmp_path)
+        settings = HubSpotSettings(**flow.settings)
+        sink = HubSpotSink(settings, flow.options, FlowContext("customers", tmp_path, budget))
+
+        async def run() -> None:
+            try:
+                await sink.open()
+            finally:
+                await sink.close()
+
+        asyncio.run(run())

@@ -1,10 +1,8 @@
 """From the syntax tree to bound values: names, types, casts and kernels are settled here, once per
-generation of a
-table. Whatever is not supported is refused here, with its place in the text.
+generation of a table. Whatever is not supported is refused here, with its place in the text.
 
 Constant parts are computed at once, as Postgres' planner does (clauses.c, eval_const_expressions): so a
-strict
-function of NULL is NULL without its other arguments being evaluated, and `false AND …` is false.
+strict function of NULL is NULL without its other arguments being evaluated, and `false AND …` is false.
 """
 
 from collections.abc import Callable, Sequence
@@ -302,8 +300,12 @@ class _Binder:
         if variant.stable and not self.scope.with_change:
             raise self.refusal("now() is the change's commit time, but there is no change here", at)
         if args and not variant.stable and all(arg.constant is not None for arg in args):
-            return constant(result, self._folded(kernel, args, at), at, collation)
-        bound = combined(result, _calling(kernel, args), at, args, fails=variant.fails, collation=collation)
+            folded = self._folded(kernel, args, at)
+            if folded.is_valid or variant.immutable:
+                return constant(result, folded, at, collation)
+        bound = combined(
+            result, _calling(kernel, args), at, args, fails=variant.may_fail(args), collation=collation
+        )
         return (
             bound if not variant.stable else Bound(**{**_fields(bound), "metas": frozenset({"commit_time"})})
         )

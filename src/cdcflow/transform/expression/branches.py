@@ -1,7 +1,6 @@
 """AND, OR, CASE, COALESCE: what is evaluated for which rows. Postgres evaluates a part only for the rows
-that need it,
-so a part that can fail is evaluated for those alone; a part that cannot is computed for all, which is
-faster."""
+that need it, so a part that can fail is evaluated for those alone; a part that cannot is computed for
+all, which is faster."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,8 +1,8 @@
 """From one type to another: kernels for the casts that Postgres has, and through text where it has none.
 
 A cast that is not here is refused. `cast(source, target)` changes the type, `fit(kind)` applies the
-modifier of
-`varchar(n)`, `char(n)` and `numeric(p,s)`, as an explicit cast does: what is too long is cut, not an error.
+modifier of `varchar(n)`, `char(n)` and `numeric(p,s)`, as an explicit cast does: what is too long is
+cut, not an error.
 """
 
 from collections.abc import Callable
@@ -297,7 +297,9 @@ _CASTS: dict[tuple[str, str], Variant] = {
     ("timestamp", "timestamptz"): _view(pa.timestamp("us", "UTC")),
     ("timestamptz", "timestamp"): _view(pa.timestamp("us")),
     ("timestamp", "time"): _row(_moment_to_time, "timestamp", "time", fails=False),
-    ("timestamptz", "time"): _row(_moment_to_time, "timestamptz", "time", fails=False),
+    ("timestamptz", "time"): Variant(
+        row_kernel(_moment_to_time, [builtin("timestamptz")], builtin("time")), immutable=False
+    ),
     ("time", "interval"): _row(lambda micros: span_text((0, 0, micros)), "time", "interval", fails=False),
     ("interval", "time"): _row(_interval_to_time, "interval", "time"),
     ("json", "jsonb"): _row(documents.canonical, "json", "jsonb"),
@@ -327,9 +329,8 @@ _CASTS: dict[tuple[str, str], Variant] = {
 
 
 def fit(kind: SqlType) -> Variant | None:
-    """What an explicit cast to a type with a modifier does to a value of the bare type; None where that is
-    not
-    supported."""
+    """What an explicit cast to a type with a modifier does to a value of the bare type; None where that
+    is not supported."""
     if kind.typmod < 0:
         return Variant(_same)
     if kind.key == "numeric":

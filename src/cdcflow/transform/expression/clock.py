@@ -1,10 +1,9 @@
 """Dates, times and moments: arithmetic, fields, truncation, ages, time zones. The session's time zone is
-UTC, as in
-capture. `now()` is the time at which the change was committed, so that a replay gives the same again.
+UTC, as in capture. `now()` is the time at which the change was committed, so that a replay gives the
+same again.
 
 A named zone is looked up in the time zone database of Python's `zoneinfo`; Postgres has one of its own,
-which may be
-of another year.
+which may be of another year.
 """
 
 from collections.abc import Callable
@@ -413,7 +412,7 @@ def _extract(key: str) -> Variant:
         kernel = row_kernel(read, [builtin(key)], NUMERIC)
         return lambda rows, _unit, values: kernel(rows, values)
 
-    return Variant(bind=bind, fails=key == "interval")
+    return Variant(bind=bind, fails=key == "interval", immutable=key != "timestamptz")
 
 
 def _date_part(key: str) -> Variant:
@@ -430,7 +429,7 @@ def _date_part(key: str) -> Variant:
         kernel = row_kernel(as_float, [builtin(key)], FLOAT8)
         return lambda rows, _unit, values: kernel(rows, values)
 
-    return Variant(bind=bind, fails=True)
+    return Variant(bind=bind, fails=True, immutable=key != "timestamptz")
 
 
 # --- truncation --------------------------------------------------------------------------------------------
@@ -603,8 +602,7 @@ def _to_local(micros: int, zone: ZoneInfo) -> int:
 
 def _from_local(micros: int, zone: ZoneInfo) -> int:
     """datetime.c, DetermineTimeZoneOffset: a time that is skipped or comes twice is taken as standard
-    time, that
-    is with the offset from before a gap and from behind an overlap."""
+    time, that is with the offset from before a gap and from behind an overlap."""
     if is_infinite(micros):
         return micros
     before = _offset_of_moment(micros - DAY, zone)

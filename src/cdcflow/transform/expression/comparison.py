@@ -1,10 +1,8 @@
 """Comparison. Kernels for types whose Arrow form compares as Postgres does, and an exact way for the others.
 
 Text: equality is that of bytes, as in every deterministic collation. The order depends on the database's
-collation,
-so it is given only under `collate "C"`. Types that users have declared are taken for enums: equal by
-label, without
-an order that the stream would tell.
+collation, so it is given only under `collate "C"`. Types that users have declared are taken for enums:
+equal by label, without an order that the stream would tell.
 """
 
 from collections.abc import Callable, Iterator

@@ -20,8 +20,7 @@ class Expression:
     """An expression bound to one generation of a table. Immutable, and safe to share between threads.
 
     Evaluating raises EvaluationError with the rows for which Postgres would raise an error. Rows whose
-    value is
-    not known (see `unknown`) are evaluated as though it were NULL.
+    value is not known (see `unknown`) are evaluated as though it were NULL.
     """
 
     source: str

@@ -1,6 +1,5 @@
 """numeric arithmetic as src/backend/utils/adt/numeric.c does it, on Python's Decimal: of any size, with
-NaN and
-infinities, and with Postgres' display scale, which a Decimal's exponent carries.
+NaN and infinities, and with Postgres' display scale, which a Decimal's exponent carries.
 """
 
 from decimal import ROUND_HALF_UP, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow

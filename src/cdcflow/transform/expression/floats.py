@@ -1,6 +1,6 @@
 """The text of float4 and float8 as Postgres writes it: the shortest digits that read back as the same
-value, with an
-exponent below 1e-4 and from 1e6 (float4) or 1e15 (float8) on (src/common/f2s.c and d2s.c)."""
+value, with an exponent below 1e-4 and from 1e6 (float4) or 1e15 (float8) on (src/common/f2s.c and
+d2s.c)."""
 
 import math
 import struct

@@ -70,7 +70,12 @@ def _number(width: int, value: Callable[[_Moment], int]) -> Callable[[bool], Fie
     """A number that is filled with zeros, but not under FM."""
 
     def of(fill: bool) -> Field:
-        return lambda m: f"{value(m):0{width}}" if fill else str(value(m))
+        def write(m: _Moment) -> str:
+            number = value(m)
+            # The sign has a place of its own.
+            return f"{number:0{width + (number < 0)}}" if fill else str(number)
+
+        return write
 
     return of
 
@@ -225,7 +230,7 @@ def _moment_to_char(key: str) -> Variant:
         kernel = row_kernel(write, [kind], TEXT)
         return lambda rows, values, _format: kernel(rows, values)
 
-    return Variant(bind=bind)
+    return Variant(bind=bind, immutable=False)
 
 
 def _format(argument: Bound) -> str:

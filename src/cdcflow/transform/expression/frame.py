@@ -100,9 +100,8 @@ class Frame:
         return pc.if_else(stayed, group.new(column), old)
 
     def unknown(self, row: Row, column: int) -> pa.BooleanArray | None:
-        """True where the value is not known: a TOASTed value that was not sent, or one that the old row of
-        the
-        replica identity does not hold. None where all are known."""
+        """True where the value is not known: a TOASTed value that was not sent, or one that the old row
+        of the replica identity does not hold. None where all are known."""
         group = self.group
         if row == "old" or self.before:
             if column in group.relation.key:

@@ -1,6 +1,5 @@
-"""What is supported, as entries of one table: an operator or a function, a line about it, an example, and
-a kernel
-for each combination of argument types.
+"""What is supported, as entries of one table: an operator or a function, a line about it, an example,
+and a kernel for each combination of argument types.
 
 A family's module lists its entries; `table.py` puts them together. `docs/expressions.md` is printed from
 them.
@@ -35,18 +34,25 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Variant:
-    """A kernel for one combination of argument types. Where `bind` is there, it gives the kernel, from the
-    bound
-    arguments, of which some are constants; it may raise `Refused`.
+    """A kernel for one combination of argument types. Where `bind` is there, it gives the kernel, from
+    the bound arguments, of which some are constants; it may raise `Refused`.
 
-    `strict`: NULL as soon as one argument is. `stable`: not a constant even where its arguments are.
+    `fails`: a row can fail; without `fails_by_constant` it cannot where all arguments but the first are
+    constants. `strict`: NULL as soon as one argument is. `stable`: not a constant even where its
+    arguments are. Without `immutable`, a NULL that constants give is none that Postgres' planner knows.
     """
 
     kernel: Kernel | None = None
     bind: Callable[..., Kernel] | None = None
     fails: bool = False
+    fails_by_constant: bool = True
     strict: bool = True
     stable: bool = False
+    immutable: bool = True
+
+    def may_fail(self, args: Sequence[Bound]) -> bool:
+        """Whether a row can fail with these arguments."""
+        return self.fails and (self.fails_by_constant or any(arg.constant is None for arg in args[1:]))
 
 
 @dataclass(frozen=True)

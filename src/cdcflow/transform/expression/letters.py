@@ -1,9 +1,8 @@
 """Upper and lower case.
 
-Of ASCII letters they are the same in every database (but with the Turkish locales). Other letters change as
-Unicode's simple mappings say, one character for one: so do `C.UTF-8`, `en_US.UTF-8` and their like; a
-database with
-the locale `C` leaves them alone, and so does `collate "C"` here and there.
+Of ASCII letters they are the same in every database (but with the Turkish locales). Other letters change
+as Unicode's simple mappings say, one character for one: so do `C.UTF-8`, `en_US.UTF-8` and their like; a
+database with the locale `C` leaves them alone, and so does `collate "C"` here and there.
 """
 
 from functools import lru_cache

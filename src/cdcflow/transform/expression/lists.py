@@ -1,6 +1,5 @@
-"""Arrays. A value is held as Postgres' text of it and taken apart when it is needed; an array's element is
-its text,
-which the codec of the element's type reads.
+"""Arrays. A value is held as Postgres' text of it and taken apart when it is needed; an array's element
+is its text, which the codec of the element's type reads.
 
 Only arrays of one dimension that begin at 1 are computed with; a row with another kind fails.
 """
@@ -348,8 +347,7 @@ def item(array: SqlType) -> Kernel:
 
 def flattened(array: pa.StringArray, rows: Rows, of: SqlType) -> tuple[pa.Array, pa.Array, list[int]]:
     """All elements of a column of arrays one behind the other, the row of each, and each array's length
-    (-1 for
-    NULL)."""
+    (-1 for NULL)."""
     texts: list[str | None] = []
     owners: list[int] = []
     lengths: list[int] = []

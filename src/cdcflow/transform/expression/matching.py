@@ -264,7 +264,10 @@ def _similar_to_escape(pattern: str, escape: str = "\\") -> str:
 
 def _operators(negated: bool, ignore_case: bool) -> dict[str, Variant]:
     bind = like(negated=negated, ignore_case=ignore_case)
-    return {"text,text": Variant(bind=bind, fails=True), "bpchar,text": Variant(bind=bind, fails=True)}
+    return {
+        kinds: Variant(bind=bind, fails=True, fails_by_constant=False)
+        for kinds in ("text,text", "bpchar,text")
+    }
 
 
 def _regex_operators(negated: bool, ignore_case: bool) -> dict[str, Variant]:

@@ -1,6 +1,5 @@
-"""A bound expression: its type, what it reads, and how it is evaluated. Everything is looked up when it is
-made, so
-that evaluating it calls kernels and nothing else."""
+"""A bound expression: its type, what it reads, and how it is evaluated. Everything is looked up when it
+is made, so that evaluating it calls kernels and nothing else."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ class Bound:
     collation: str = ""
     #: The text of a literal whose type is not settled yet; None with type `unknown` is NULL.
     literal: str | None = None
-    #: Whether a subscript, an IN list and the like may take it as it stands: no column in it.
+    #: Postgres' text of the value where it is there without being converted: of a column.
     text: Callable[[Rows], pa.StringArray] | None = None
 
     @property

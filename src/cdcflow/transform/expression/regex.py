@@ -37,9 +37,8 @@ Ranges = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Item:
-    """A single character or set with its quantifier. `first` is what it may begin with, as ranges that may
-    be too
-    wide but never too narrow."""
+    """A single character or set with its quantifier. `first` is what it may begin with, as ranges that
+    may be too wide but never too narrow."""
 
     re2: str
     least: int

@@ -1,7 +1,6 @@
 """Which operator or function a name means for given argument types: Postgres' own rules (manual, chapter
-10, and
-src/backend/parser/parse_func.c, parse_oper.c, parse_coerce.c), over everything that Postgres has of that
-name.
+10, and src/backend/parser/parse_func.c, parse_oper.c, parse_coerce.c), over everything that Postgres has
+of that name.
 """
 
 from collections.abc import Callable, Sequence
@@ -272,8 +271,7 @@ def _settle(signature: Signature, args: Sequence[SqlType]) -> Resolved:
 
 def common_type(types: Sequence[SqlType]) -> SqlType | None:
     """What CASE, COALESCE, IN and ARRAY make of several types (parse_coerce.c, select_common_type; the
-    manual's
-    10.5), or None where they do not go together."""
+    manual's 10.5), or None where they do not go together."""
     first = types[0]
     if first.key != UNKNOWN.key and all(t.key == first.key for t in types[1:]):
         return first.bare

@@ -33,8 +33,7 @@ _SQL_NAMES = {
 @dataclass(frozen=True, slots=True)
 class SqlType:
     """A type as `model.Column` has it. `key` is `typname` for what is built in (`int4`, `_text` for an
-    array),
-    else `schema.name` of a type that somebody has declared."""
+    array), else `schema.name` of a type that somebody has declared."""
 
     key: str
     oid: int

@@ -129,10 +129,10 @@ def _overlay(text: str, new: str, start: int, length: int | None = None) -> str:
 
 def _pad(text: str, length: int, fill: str, *, left: bool) -> str:
     length = max(length, 0)
-    if length > _LONGEST:
-        raise Fails(_TOO_LONG)
     if not fill:
         return text[:length]
+    if length > _LONGEST:
+        raise Fails(_TOO_LONG)
     missing = length - len(text)
     if missing <= 0:
         return text[:length]
@@ -378,7 +378,7 @@ SUPPORTED: tuple[Supported, ...] = (
         "substring(code from 1 for 3)",
         {
             "text,int4": Variant(bind=_substring),
-            "text,int4,int4": Variant(bind=_substring, fails=True),
+            "text,int4,int4": Variant(bind=_substring, fails=True, fails_by_constant=False),
             **matching.SUBSTRING,
         },
     ),

@@ -258,3 +258,17 @@ def test_nothing_is_evaluated_over_no_rows() -> None:
 
     for text in ("amount * 2", "case when parts <> 0 then 10 / parts end", "status is null", "1"):
         assert values(text, frame) == []
+
+
+def test_padding_with_nothing_is_no_padding_however_long() -> None:
+    assert values("rpad(status, 2147483647, '')", orders({"status": "x"})) == ["x"]
+
+
+def test_a_null_that_the_planner_cannot_know_does_not_hide_an_error() -> None:
+    # timestamptz::time is not immutable: Postgres evaluates both sides.
+    with pytest.raises(EvaluationError):
+        bound("'infinity'::timestamptz::time + (10 / parts) * interval '1 day'").evaluate(
+            orders({"parts": "0"})
+        )
+    # substring() is: with a NULL that is known, a strict operator is NULL without its other side.
+    assert values("substring('a' from 'b') || 10 / parts", orders({"parts": "0"})) == [None]
