@@ -153,7 +153,12 @@ def _latency(
     record = directory / "received.jsonl"
     with latency._receiver(record) as url:
         sinks = {
-            "hook": {"type": "webhook", "url": url, "secret": latency.SECRET},
+            "hook": {
+                "type": "webhook",
+                "url": url,
+                "secret": latency.SECRET,
+                "allow": ["127.0.0.1"],
+            },
             "duckdb": {"type": "duckdb", "path": "warehouse.duckdb"},
         }
         config = configure(directory, source.dsn, "beside", "beside", sinks)
