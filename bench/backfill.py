@@ -7,6 +7,7 @@ each process with a small table and with the large one.
 """
 
 import asyncio
+import contextlib
 import itertools
 import subprocess
 import sys
@@ -184,7 +185,8 @@ def _latency(
                 found.append(latency.Percentiles.of([received[row.id] - row.sent for row in sent]).p99)
                 first += count
                 if beside:
-                    control.backfill(directory / "state", {"do": "cancel", "name": name})
+                    with contextlib.suppress(CdcflowError):  # it has ended meanwhile
+                        control.backfill(directory / "state", {"do": "cancel", "name": name})
     source.drop("beside")
     source.execute("DROP PUBLICATION beside")
     return found[0], found[1]
