@@ -7,6 +7,7 @@ each process with a small table and with the large one.
 """
 
 import asyncio
+import contextlib
 import itertools
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from cdcflow.engine import control
 from cdcflow.errors import CdcflowError
 
 READERS = 2
+#: The large table. Not the name of another measurement's: these may be made on the same server.
+LARGE = "archive"
 #: The table whose backfill shows what memory does not depend on.
 FEW_ROWS = 10_000
 LATENCY_RATE = 100
@@ -60,27 +63,27 @@ def measure(
     source: Source, rows: int, seconds: float, directory: Path, say: Callable[[str], None]
 ) -> Backfill:
     say(f"backfill: making {rows:,} rows")
-    for name, count in (("history", rows), ("few", FEW_ROWS)):
+    for name, count in ((LARGE, rows), ("few", FEW_ROWS)):
         source.execute(f"CREATE TABLE {name} ({COLUMNS})")
         source.execute(f"INSERT INTO {name} SELECT {ROW} FROM generate_series(1::bigint, {count}) AS i")
         # Hint bits are written now, and not by whoever comes first.
         source.execute(f"VACUUM (FREEZE, ANALYZE) {name}")
     source.execute("CHECKPOINT")
     say("backfill: two COPYs")
-    parallel, size = _copies(source, "history", READERS)
+    parallel, size = _copies(source, LARGE, READERS)
     say("backfill: one COPY")
-    single, _ = _copies(source, "history", 1)
+    single, _ = _copies(source, LARGE, 1)
     say("backfill: up to the journal")
-    journal, _, many = _run(source, "history", directory / "journal", {"null": {"type": "null"}})
+    journal, _, many = _run(source, LARGE, directory / "journal", {"null": {"type": "null"}})
     say("backfill: up to DuckDB")
     warehouse = {"duckdb": {"type": "duckdb", "path": "warehouse.duckdb"}}
-    _, duckdb, uses = _run(source, "history", directory / "duckdb", warehouse)
+    _, duckdb, uses = _run(source, LARGE, directory / "duckdb", warehouse)
     many = {**many, **{f"{name} to DuckDB": use for name, use in uses.items()}}
     _, _, few = _run(source, "few", directory / "few", {"null": {"type": "null"}})
     without, during = (None, None)
     if seconds:
         without, during = _latency(source, seconds, directory / "latency", say)
-    for name in ("history", "few"):
+    for name in (LARGE, "few"):
         source.execute(f"DROP TABLE {name}")
     return Backfill(rows, size / 1e6, parallel, single, journal, duckdb, without, during, few, many)
 
@@ -148,8 +151,9 @@ def _latency(
 ) -> tuple[float, float]:
     """p99 of commit → webhook in milliseconds, without and with a backfill into a warehouse beside it."""
     directory.mkdir()
+    source.execute(f"DROP TABLE IF EXISTS {latency.TABLE}")
     source.execute(f"CREATE TABLE {latency.TABLE} ({COLUMNS})")
-    source.publish("beside", latency.TABLE, "history")
+    source.publish("beside", latency.TABLE, LARGE)
     record = directory / "received.jsonl"
     with latency._receiver(record) as url:
         sinks = {
@@ -165,7 +169,7 @@ def _latency(
         document = orjson.loads(config.read_bytes())
         document["source"]["tables"] = ["public.*"]
         document["flows"][0]["from"] = [f"public.{latency.TABLE}"]
-        document["flows"][1]["from"] = ["public.history"]
+        document["flows"][1]["from"] = [f"public.{LARGE}"]
         config.write_bytes(orjson.dumps(document))
         with Engine(config) as engine:
             engine.wait_until_streaming()
@@ -175,7 +179,7 @@ def _latency(
             for beside in (False, True):
                 say(f"latency: {LATENCY_RATE} transactions/s" + (" beside a backfill" if beside else ""))
                 count = round(LATENCY_RATE * seconds)
-                name = _ask(directory, "history") if beside else ""
+                name = _ask(directory, LARGE) if beside else ""
                 sent = asyncio.run(latency._load(source.dsn, first, latency._moments(LATENCY_RATE, count)))
                 running = [one for one in engine.status()["backfills"] if one["name"] == name]
                 if beside and running[0]["state"] != "running":
@@ -184,7 +188,8 @@ def _latency(
                 found.append(latency.Percentiles.of([received[row.id] - row.sent for row in sent]).p99)
                 first += count
                 if beside:
-                    control.backfill(directory / "state", {"do": "cancel", "name": name})
+                    with contextlib.suppress(CdcflowError):  # it has ended meanwhile
+                        control.backfill(directory / "state", {"do": "cancel", "name": name})
     source.drop("beside")
     source.execute("DROP PUBLICATION beside")
     return found[0], found[1]

@@ -23,7 +23,7 @@ STEP = {
     "columns": {"customer": "name", "since": "since", "vip": "vip"},
 }
 
-#: Rows of the table that is asked: enough that a plan without its index would show. The bench has a million.
+#: Rows of the table that is asked: enough that a plan without its index would show.
 CUSTOMERS = 20_000
 
 
@@ -65,6 +65,25 @@ def test_changes_are_enriched_by_few_questions(tables: SourceTables) -> None:
         assert new["vip"] == "tf"[(number + 1) % 2]
     made(orders(range(1, count)))
     assert tables.queries == 2, "answers are remembered"
+
+
+def test_100000_changes_against_a_million_rows_ask_in_batches_only(
+    tables: SourceTables, newest_postgres: Database
+) -> None:
+    newest_postgres.execute(
+        "INSERT INTO customers SELECT i, 'customer ' || i, '2026-01-01 12:00+02', i % 2 = 0 "
+        f"FROM generate_series({CUSTOMERS + 1}, 1000000) i"
+    )
+    newest_postgres.execute("ANALYZE customers")
+    made = chain({"lookup": STEP}, around=context(tables=lambda _: tables))
+    count, size = 100_000, 5_000
+    # A prime stride visits keys all over the table, each once.
+    keys = [i * 7_919 % 1_000_000 + 1 for i in range(count)]
+    for start in range(0, count, size):
+        out = made(orders(keys[start : start + size], start))
+        found = [change.new and change.new["customer"] for change in out.changes()]
+        assert found == [f"customer {key}" for key in keys[start : start + size]]
+    assert tables.queries == count // size, "one question for a batch"
 
 
 def test_what_is_not_there_is_null_and_asked_for_once(tables: SourceTables) -> None:

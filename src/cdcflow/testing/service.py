@@ -222,6 +222,8 @@ class Service:
         tasks: set[asyncio.Task[None]] = set()
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # Here, and not in the task: one that is cancelled before it first runs would leave it open.
+            self._open.add(writer)
             task = asyncio.ensure_future(self._converse(reader, writer))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
@@ -233,6 +235,9 @@ class Service:
             await self._stopping.wait()
         finally:
             server.close()
+            # What was accepted just before is made a connection within three turns of the loop.
+            for _ in range(3):
+                await asyncio.sleep(0)
             for writer in list(self._open):
                 writer.transport.abort()
             for task in list(tasks):
@@ -242,7 +247,6 @@ class Service:
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection: requests with Content-Length, one at a time (RFC 9112)."""
-        self._open.add(writer)
         try:
             while (request := await _read(reader)) is not None:
                 if not await self._answer(request, writer):

@@ -105,10 +105,11 @@ async def serving(
     """The URL of a server that does with a connection what `handle` says, until the client closes it."""
     connections: list[asyncio.Task[None]] = []
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        connections.append(task)
+    # Not a coroutine: a connection is known the moment it is made, and not only when its task first runs.
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(asyncio.ensure_future(serve(reader, writer)))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             with suppress(asyncio.IncompleteReadError):
                 await handle(reader, writer)
@@ -122,6 +123,9 @@ async def serving(
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
     finally:
         server.close()
+        # What was accepted just before is made a connection within three turns of the loop.
+        for _ in range(3):
+            await asyncio.sleep(0)
         await asyncio.gather(*connections)
 
 
