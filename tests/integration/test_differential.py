@@ -4,7 +4,6 @@ CDCFLOW_SEED=7 replays a run; `make differential ARGS="--expressions 20000 --row
 """
 
 import os
-import secrets
 
 import pytest
 
@@ -16,10 +15,12 @@ from differential.signatures import differing
 
 #: A few seconds.
 EXPRESSIONS, ROWS = 600, 20
+#: The same expressions every time, so that a failure is the change's doing; `make differential` draws others.
+SEED = 7
 
 
 def test_generated_expressions_give_what_postgres_gives_or_are_refused(postgres: Database) -> None:
-    seed = int(os.environ.get("CDCFLOW_SEED") or secrets.randbits(32))
+    seed = int(os.environ.get("CDCFLOW_SEED") or SEED)
 
     with utf8_database(postgres.server) as connection:
         report = check(connection, expressions=EXPRESSIONS, rows_each=ROWS, seed=seed)

@@ -285,7 +285,7 @@ class _Binder:
 
     def apply(self, variant: Variant, args: list[Bound], result: SqlType, at: int) -> Bound:
         """The kernel's value for these arguments: computed now where they are constants."""
-        if variant.strict and any(arg.is_null for arg in args):
+        if variant.known_null(args):
             return constant(result, pa.scalar(None, codec(result).arrow), at)
         kernel = variant.kernel
         if variant.bind is not None:

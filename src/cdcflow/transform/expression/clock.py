@@ -415,16 +415,32 @@ def _extract(key: str) -> Variant:
     return Variant(bind=bind, fails=key == "interval", immutable=key != "timestamptz")
 
 
+def _seconds(found: Decimal) -> float:
+    """As Postgres adds them up (timestamp.c, DTK_SECOND), which is not always the nearest float."""
+    whole, micros = _toward_zero(int(found.scaleb(6)), _MICRO)
+    return whole + micros / 1_000_000.0
+
+
+def _milliseconds(found: Decimal) -> float:
+    """As `_seconds` (DTK_MILLISEC)."""
+    whole, micros = _toward_zero(int(found.scaleb(3)), _MICRO)
+    return whole * 1000.0 + micros / 1000.0
+
+
+_FLOATS: dict[str, Callable[[Decimal], float]] = {"second": _seconds, "milliseconds": _milliseconds}
+
+
 def _date_part(key: str) -> Variant:
     """The same as a float. Of a date, by way of its timestamp."""
     allowed, field = _FIELDS["timestamp" if key == "date" else key]
 
     def bind(unit: Bound, _value: Bound) -> Kernel:
-        read = field(_unit(unit, allowed))
+        name = _unit(unit, allowed)
+        read, to_float = field(name), _FLOATS.get(name, float)
 
         def as_float(value: Any) -> float | None:
             found = read(date_to_moment(value) if key == "date" else value)
-            return None if found is None else float(found)
+            return None if found is None else to_float(found)
 
         kernel = row_kernel(as_float, [builtin(key)], FLOAT8)
         return lambda rows, _unit, values: kernel(rows, values)

@@ -38,8 +38,9 @@ class Variant:
     the bound arguments, of which some are constants; it may raise `Refused`.
 
     `fails`: a row can fail; without `fails_by_constant` it cannot where all arguments but the first are
-    constants. `strict`: NULL as soon as one argument is. `stable`: not a constant even where its
-    arguments are. Without `immutable`, a NULL that constants give is none that Postgres' planner knows.
+    constants. `strict`: NULL as soon as one argument is; `strict_first`: as soon as the first is. `stable`:
+    not a constant even where its arguments are. Without `immutable`, a NULL that constants give is none that
+    Postgres' planner knows.
     """
 
     kernel: Kernel | None = None
@@ -47,8 +48,15 @@ class Variant:
     fails: bool = False
     fails_by_constant: bool = True
     strict: bool = True
+    strict_first: bool = False
     stable: bool = False
     immutable: bool = True
+
+    def known_null(self, args: Sequence[Bound]) -> bool:
+        """Whether the value is NULL whatever the other arguments are, which are not evaluated then."""
+        if self.strict:
+            return any(arg.is_null for arg in args)
+        return self.strict_first and args[0].is_null
 
     def may_fail(self, args: Sequence[Bound]) -> bool:
         """Whether a row can fail with these arguments."""

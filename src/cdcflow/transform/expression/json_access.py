@@ -388,7 +388,7 @@ def _variadic_path(function: Callable[[str, Sequence[str | None]], Any], key: st
         types = [builtin(key), *[TEXT] * (len(args) - 1)]
         return row_kernel(at_path, types, builtin(result), strict=False)
 
-    return Variant(bind=bind, strict=False)
+    return Variant(bind=bind, strict=False, strict_first=True)
 
 
 SUPPORTED: tuple[Supported, ...] = (

@@ -272,3 +272,14 @@ def test_a_null_that_the_planner_cannot_know_does_not_hide_an_error() -> None:
         )
     # substring() is: with a NULL that is known, a strict operator is NULL without its other side.
     assert values("substring('a' from 'b') || 10 / parts", orders({"parts": "0"})) == [None]
+
+
+def test_seconds_are_added_up_as_postgres_does() -> None:
+    frame = orders({"id": "1"})
+    assert values("date_part('second', interval '3.168315 seconds')", frame) == ["3.1683149999999998"]
+    assert values("extract(second from interval '3.168315 seconds')", frame) == ["3.168315"]
+
+
+def test_a_path_into_no_document_is_null_whatever_its_steps_are() -> None:
+    frame = orders({"parts": "0"})
+    assert values("jsonb_extract_path_text(null::jsonb, 'a', (10 / parts)::text)", frame) == [None]
