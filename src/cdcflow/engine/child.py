@@ -40,6 +40,10 @@ CUT_SHORT = 1
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
+#: The supervisor is gone. Not SIGTERM: Linux sends it once for every thread that a dying parent hands the
+#: child on to, so that it often comes twice, and a second SIGTERM means haste.
+ORPHANED = signal.SIGUSR1
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -112,13 +116,17 @@ def watch_supervisor(work: Work) -> None:
                 message = decode(line)
                 if isinstance(message, Delivered | Live | Assigned):
                     work.obey(message)
-        end_after(ORPHAN_SECONDS)
-        work.stop()
+        _stop_orphaned(work)
 
     threading.Thread(target=follow, name="orders", daemon=True).start()
     if sys.platform == "linux":
         # Sooner than the end of stdin where something else holds the pipe open (prctl(2)).
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, ORPHANED, 0, 0, 0)
+
+
+def _stop_orphaned(work: Work) -> None:
+    end_after(ORPHAN_SECONDS)
+    work.stop()
 
 
 def obey_signals(work: Work) -> None:
@@ -126,11 +134,16 @@ def obey_signals(work: Work) -> None:
     could wait for a lock that the main thread holds."""
 
     def follow() -> None:
-        signal.sigwait(SIGNALS)
-        work.stop()
-        signal.sigwait(SIGNALS)
-        end_after(HURRY_SECONDS)
-        work.hurry()
+        told = False
+        while True:
+            if signal.sigwait(SIGNALS | {ORPHANED}) == ORPHANED:
+                _stop_orphaned(work)
+            elif not told:
+                told = True
+                work.stop()
+            else:
+                end_after(HURRY_SECONDS)
+                work.hurry()
 
     threading.Thread(target=follow, name="signals", daemon=True).start()
 
@@ -164,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(make: Callable[[], Work], report: Callable[[Report], None]) -> int:
     """Runs the work under the supervisor's eyes and gives the exit code."""
     # Before the first thread, so that every one of them leaves the signals to `obey_signals`.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS | {ORPHANED})
     try:
         work = make()
         obey_signals(work)

@@ -4,8 +4,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from cdcflow.engine.reports import Failed, decode
+from cdcflow.testing.waiting import eventually
 
 REPORTS = """
 from cdcflow.engine.child import Reporter
@@ -73,3 +75,49 @@ def test_work_that_does_not_stop_is_ended_when_the_supervisor_is_gone() -> None:
         assert process.stdout.readline() == b"ready\n"
         process.stdin.close()
         assert process.wait(20) == 1
+
+
+SUPERVISOR = """
+import subprocess, sys, threading, time
+for _ in range(8):
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2]])
+time.sleep(60)
+"""
+
+FINISHES = """
+import sys, threading
+from cdcflow.engine import child
+class Work:
+    told = threading.Event()
+    hurried = False
+    def run(self):
+        print("ready", flush=True)
+        self.told.wait()
+        import time; time.sleep(0.3)  # the write in flight
+        open(sys.argv[1], "w").write("cut short" if self.hurried else "finished")
+        return 0
+    def stop(self):
+        self.told.set()
+    def hurry(self):
+        self.hurried = True
+    def obey(self, order):
+        pass
+child.serve(Work, lambda message: None)
+"""
+
+
+def test_an_orphan_of_a_supervisor_with_threads_is_not_hurried(tmp_path: Path) -> None:
+    """Linux tells it once per thread of the parent that it was handed on to."""
+    for number in range(4):
+        file = tmp_path / str(number)
+        supervisor = subprocess.Popen(
+            [sys.executable, "-c", SUPERVISOR, FINISHES, str(file)], stdout=subprocess.PIPE
+        )
+        assert supervisor.stdout is not None
+        with supervisor.stdout as output:
+            assert output.readline() == b"ready\n"
+            supervisor.kill()
+            supervisor.wait(10)
+            eventually(lambda: file.exists() and file.read_text())  # noqa: B023
+        assert file.read_text() == "finished"
