@@ -23,7 +23,7 @@ def extensions() -> list[Extension]:
             extra_compile_args=["-O3"],
             optional=WANTED == "auto",
         )
-        for name in ("cdcflow.decode._kernel", "cdcflow.transform._hmac")
+        for name in ("cdcflow.decode._kernel", "cdcflow.source._copying", "cdcflow.transform._hmac")
     ]
     try:
         from Cython.Build import cythonize
