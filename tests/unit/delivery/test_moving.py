@@ -1,6 +1,7 @@
 """Whether changes may come a second time to a sink that holds what they have led to."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 from cdcflow.delivery import CheckpointStore, LetterStore, Wishes
@@ -53,8 +54,8 @@ def test_a_flow_that_is_stopped_while_it_is_asked_moves_at_its_next_start(
         wishes.order("flow", 4, "ana", "")
         found = []
         with Reader(source.path) as reader:
-            for stopping in (True, False):
-                await carry_out("flow", reader, store, sink, Road(passed, stopping=lambda now=stopping: now))
+            for stopping in ([True], []):
+                await carry_out("flow", reader, store, sink, Road(passed, stopping=partial(bool, stopping)))
                 found.append(await sink.checkpoint())
         await sink.close()
         return found
