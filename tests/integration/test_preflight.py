@@ -65,7 +65,7 @@ def test_a_source_in_order_gives_no_complaint_and_says_what_it_saw(ready: Databa
         "slot",
         "max_slot_wal_keep_size",
     }
-    assert "1 tables" in next(f.message for f in findings if f.subject == "tables")
+    assert "1 table(s)" in next(f.message for f in findings if f.subject == "tables")
 
 
 def test_a_database_before_setup_lacks_publication_and_slot_and_the_sql_makes_them(

@@ -103,7 +103,7 @@ def _schemas(found: "Survey") -> list[str]:
     chosen = [
         schema
         for schema in schemas
-        if typer.confirm(f"capture schema {schema} ({len(found.within([schema]))} tables)?", True, err=True)
+        if typer.confirm(f"capture schema {schema} ({len(found.within([schema]))} table(s))?", True, err=True)
     ]
     if not chosen:
         raise ConfigurationError("no schema is left to capture", hint="say yes to at least one")

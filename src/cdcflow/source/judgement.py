@@ -225,7 +225,7 @@ def _selection(situation: Situation) -> Iterator[Finding]:
         rows = sum(table.estimated_rows for table in selection.tables)
         size = sum(table.estimated_bytes for table in selection.tables) / 1e6
         yield Finding(
-            "ok", "tables", f"{len(selection.tables)} tables, about {rows:,} rows and {size:,.0f} MB"
+            "ok", "tables", f"{len(selection.tables)} table(s), about {rows:,} rows and {size:,.0f} MB"
         )
     elif all(pattern.startswith("!") for pattern in selection.unmatched):
         yield Finding(
@@ -341,7 +341,7 @@ def _publication(situation: Situation) -> Iterator[Finding]:
             "publication",
         )
     if not missing:
-        yield Finding("ok", "publication", f"{name} publishes {len(publication.members)} tables")
+        yield Finding("ok", "publication", f"{name} publishes {len(publication.members)} table(s)")
 
 
 def _surplus(situation: Situation, publication: Publication) -> Iterator[Finding]:

@@ -313,7 +313,7 @@ def _published(situation: Situation) -> list[Statement]:
             Statement(
                 create_publication(name, wanted, generated=situation.publishes_generated),
                 "Which tables are captured.",
-                f"made the publication {name} of {len(wanted)} tables",
+                f"made the publication {name} of {len(wanted)} table(s)",
             )
         )
     else:

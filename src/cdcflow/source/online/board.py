@@ -1,0 +1,145 @@
+"""What the threads of a session share: the tables' tasks, and what waits for its place in the journal."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from cdcflow.journal import Ledger, Packed
+from cdcflow.model import Group
+from cdcflow.source.online.task import Task
+from cdcflow.source.plan import Claim
+from cdcflow.source.visible import Snapshot
+
+#: Seconds between two looks at the requests and the plans.
+TICK = 0.1
+#: Seconds from one failure of a reader, or of the connection, to the next attempt.
+RETRY = 1.0
+#: Chunks per reader that may wait for their place.
+WAITING = 2
+
+
+@dataclass(frozen=True)
+class Read:
+    """A chunk that waits for its place, or rows that were read by key (`wanted`)."""
+
+    task: Task
+    reader: int
+    snapshot: Snapshot
+    lsn: int
+    packed: Packed | None
+    keys: pa.Array
+    claim: Claim | None
+    nbytes: int
+    wanted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Seed:
+    """Changes that the journal held before those of the stream were kept."""
+
+    task: Task
+    groups: Sequence[Group]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A table begins, was read once, or ends."""
+
+    task: Task
+    what: str
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Rows of a table without a key, which come while the stream stands."""
+
+    task: Task
+    packed: Packed
+    nbytes: int
+
+
+Arrival = Read | Seed | Turn | Whole
+
+
+class Board:
+    """`lock` guards what is written from more than one thread, and is notified of every change."""
+
+    def __init__(self, *, readers: int, ledger: Ledger, wake: Callable[[], None]) -> None:
+        #: How many readers there may be.
+        self.readers = readers
+        #: What the journal says of backfills at the session's begin.
+        self.ledger = ledger
+        #: Makes capture's thread look for what could be placed.
+        self.wake = wake
+        self.lock = threading.Condition()
+        self.stopping = False
+        #: By request and table.
+        self.tasks: dict[tuple[str, str], Task] = {}
+        #: What waits for its place, in this order; taken by capture's thread only.
+        self.arrivals: deque[Arrival] = deque()
+        #: Since when the first of them is the first.
+        self.head_since = 0.0
+        #: Per reader that is at work, the snapshot behind which its next ones will be; None: not known yet.
+        self.bounds: dict[int, Snapshot | None] = {}
+        #: The latest snapshot of all.
+        self.latest: Snapshot | None = None
+        #: LSN at which the stream is to stand; 0: it goes on.
+        self.halt_at = 0
+        #: It stands there.
+        self.frozen = False
+        #: Somebody paused, or let go on, what is under way: the session's plans must be made anew.
+        self.outdated = False
+        #: A defect of ours that has ended one of the threads.
+        self.defect: Exception | None = None
+
+    @property
+    def standing(self) -> bool:
+        """The stream stands where it was to stand."""
+        return self.frozen and self.halt_at > 0
+
+    def freeze(self) -> None:
+        if not self.frozen:
+            with self.lock:
+                self.frozen = True
+                self.lock.notify_all()
+
+    def set(self, task: Task, state: str) -> None:
+        with self.lock:
+            task.state = state
+            self.lock.notify_all()
+
+    def fail(self, task: Task, error: str, hint: str = "") -> None:
+        with self.lock:
+            task.state, task.error, task.hint, task.final = "failed", error, hint, "failed"
+            task.changed.collecting = False
+            self.lock.notify_all()
+
+    def pop(self) -> None:
+        """The first of the arrivals has its place, or needs none."""
+        with self.lock:
+            self.arrivals.popleft()
+            self.head_since = time.monotonic()
+            self.lock.notify_all()
+
+    def arrive(self, arrival: Arrival) -> None:
+        with self.lock:
+            if not self.arrivals:
+                self.head_since = time.monotonic()
+            self.arrivals.append(arrival)
+        self.wake()
+
+    def pause(self, seconds: float) -> None:
+        """Waits; not where the session ends."""
+        with self.lock:
+            if not self.stopping:
+                self.lock.wait(seconds)
+
+    def wait_for_room(self) -> None:
+        """Waits until another chunk may wait for its place."""
+        with self.lock:
+            while len(self.arrivals) >= WAITING * self.readers and not self.stopping:
+                self.lock.wait(TICK)
