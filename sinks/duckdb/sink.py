@@ -1,7 +1,7 @@
 """The sink: current-state tables in a DuckDB file, and the flow's checkpoint in the same transaction."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +20,7 @@ from cdcflow_sinks.duckdb.backfills import Backfills
 from cdcflow_sinks.duckdb.failures import FATAL, translated
 from cdcflow_sinks.duckdb.judging import judge
 from cdcflow_sinks.duckdb.messages import append
-from cdcflow_sinks.duckdb.moving import move
+from cdcflow_sinks.duckdb.moving import Replays, move, unrepeatable
 from cdcflow_sinks.duckdb.preview import preview
 from cdcflow_sinks.duckdb.probe import probe
 from cdcflow_sinks.duckdb.query import run_query
@@ -33,8 +33,8 @@ Result = TypeVar("Result")
 
 
 class DuckDBSink:
-    """Implements Sink, PositionedSink, RewindableSink, Redelivers, SchemaSink, QuerySink, Probe, Judges,
-    Claims and Previews.
+    """Implements Sink, PositionedSink, Converges, Redelivers, SchemaSink, QuerySink, Probe, Judges, Claims
+    and Previews.
 
     DuckDB blocks while it works, so every call of it runs in a thread of the sink's own; queries run in
     others, beside it.
@@ -51,6 +51,8 @@ class DuckDBSink:
         self._targets: dict[str, Target] = {}
         #: The checkpoint in the file, where this sink knows it.
         self._end: int | None = None
+        #: Before this offset changes come a second time.
+        self._repeats_until = 0
         self._file = database.file_of(settings)
 
     async def open(self) -> None:
@@ -72,6 +74,9 @@ class DuckDBSink:
 
     async def move(self, offset: int, position: Position, *, whole: bool) -> None:
         await self._run(lambda: self._move(offset, position, whole=whole))
+
+    def unrepeatable(self, batches: Iterable[Batch]) -> str:
+        return unrepeatable(batches)
 
     async def prepare(self, relations: Sequence[Relation]) -> None:
         await self._run(lambda: self._prepare(relations))
@@ -125,6 +130,9 @@ class DuckDBSink:
             Relations(self._connection, self._database).create()
             self._backfills().create()
             self._redelivered().create()
+            replays = Replays(self._connection, self._database, self._flow)
+            replays.create()
+            self._repeats_until = replays.until()
             if made:
                 self._settle()
 
@@ -146,6 +154,7 @@ class DuckDBSink:
         with self._file.writing, self._transaction():
             move(self._connection, self._database, self._flow, self._stored(), offset, position, whole=whole)
             self._redelivered().forget(offset)
+        self._repeats_until = Replays(self._connection, self._database, self._flow).until()
         self._settle()
 
     def _backfills(self) -> Backfills:
@@ -258,8 +267,10 @@ class DuckDBSink:
                     backfills.prepare(table, target)
                 index = group.meta("index")
                 for row, reason in apply(self._connection, target, group, seen).items():
-                    if not of_it:  # else the row comes whole later
-                        refused[start + index[row].as_py()] = reason
+                    place = start + index[row].as_py()
+                    # Else the row comes whole later, or is gone further on.
+                    if not of_it and batch.base + place >= self._repeats_until:
+                        refused[place] = reason
             if refused:
                 # Nothing is stored: they are to be kept elsewhere before the checkpoint moves past them.
                 raise Rejected(refused)

@@ -73,6 +73,21 @@ MESSAGES_TABLE = """
 
 DELETE_MESSAGES = "DELETE FROM {table} WHERE flow = ?"
 
+DELETE_MESSAGES_FROM = 'DELETE FROM {table} WHERE flow = ? AND "offset" >= ?'
+
+REPLAYS_TABLE = """
+    CREATE TABLE IF NOT EXISTS {table} (
+        flow VARCHAR NOT NULL,
+        until UBIGINT NOT NULL    -- the journal offset that it had reached before it went back
+    )
+"""
+
+READ_REPLAY = "SELECT until FROM {table} WHERE flow = ?"
+
+INSERT_REPLAY = "INSERT INTO {table} VALUES (?, ?)"
+
+DELETE_REPLAY = "DELETE FROM {table} WHERE flow = ?"
+
 REDELIVERED_TABLE = """
     CREATE TABLE IF NOT EXISTS {table} (
         flow VARCHAR NOT NULL,

@@ -24,7 +24,7 @@ from cdcflow.delivery.feed import Feed
 from cdcflow.delivery.handover import Handover, OnReject, Terms
 from cdcflow.delivery.in_flight import InFlight, read_again
 from cdcflow.delivery.letters import LetterStore
-from cdcflow.delivery.moving import carry_out
+from cdcflow.delivery.moving import Road, carry_out
 from cdcflow.delivery.progress import FlowReport, state_of
 from cdcflow.delivery.redelivery import Outcome, Redelivery
 from cdcflow.delivery.refusals import Limits
@@ -125,9 +125,8 @@ class FlowWorker:
         )
         breaker = (breakers or Breakers()).of(plan.connection)
         self._handover = Handover(plan.name, terms, letters, breaker, self._stop.is_set)
-        self._redelivery = (
-            None if letters is None else Redelivery(self._handover, letters, self._transform_letter)
-        )
+        self._redelivery = None if letters is None else Redelivery(self._handover, letters, self._whole_chain)
+        self._road = Road(self._whole_chain, letters, self._stop.is_set)
         self._secrets: Look = {}
         self._in_flight = InFlight(store.path) if plan.plugin.repeats(plan.settings) else None
         self._failure: Exception | None = None
@@ -270,7 +269,7 @@ class FlowWorker:
             await self._unless_stopped(sink.open())
             self._sink = sink
             self._prepared = set()
-            await carry_out(self.plan.name, reader, self._store, sink)
+            await carry_out(self.plan.name, reader, self._store, sink, self._road)
             offset = await find_start(
                 self.plan.name,
                 reader,
@@ -300,8 +299,8 @@ class FlowWorker:
     def _transform(self, batch: Batch) -> Batch:
         return self.plan.chain(self._select(batch))
 
-    def _transform_letter(self, change: Batch) -> Batch:
-        return self.plan.chain.finish(self._transform(change))
+    def _whole_chain(self, batch: Batch) -> Batch:
+        return self.plan.chain.finish(self._transform(batch))
 
     def _folder(self) -> Path:
         """The sink's own directory for this flow."""

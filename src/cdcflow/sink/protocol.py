@@ -1,7 +1,7 @@
 """What a sink is. The engine owns batching, waiting, retrying, dead-lettering and checkpoints; a sink
 only writes, and says plainly how it failed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -66,6 +66,19 @@ class RewindableSink(TransactionalSink, Protocol):
     """
 
     async def move(self, offset: int, position: Position, *, whole: bool) -> None: ...
+
+
+@runtime_checkable
+class Converges(RewindableSink, Protocol):
+    """Holds what changes lead to. Going back, it gets changes that it has had, over what later ones made of
+    it, and not every run of changes leads there again.
+
+    `unrepeatable` says in a sentence why those of `batches` would not, from the place to go back to up to
+    the sink's checkpoint, as `write` gets them; empty where they would. Called without `open`, before `move`,
+    and not where everything comes anew (`whole`).
+    """
+
+    def unrepeatable(self, batches: Iterable[Batch]) -> str: ...
 
 
 @runtime_checkable

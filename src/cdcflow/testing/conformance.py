@@ -45,7 +45,15 @@ import pytest
 
 from cdcflow.errors import DeliveryError, Permanent
 from cdcflow.model import ORIGIN, TRUNCATE_RESTART_IDENTITY, UNCHANGED, Batch, Op, Relation, concat, join
-from cdcflow.sink import FlowContext, Redelivers, RewindableSink, SchemaSink, Sink, TransactionalSink
+from cdcflow.sink import (
+    Converges,
+    FlowContext,
+    Redelivers,
+    RewindableSink,
+    SchemaSink,
+    Sink,
+    TransactionalSink,
+)
 from cdcflow.sink.event import encode, events
 from cdcflow.testing.history import (
     CUSTOMERS,
@@ -397,6 +405,43 @@ class SinkConformance:
 
         asyncio.run(run())
         self.compare(batches)
+
+    def test_a_rewind_to_the_middle_ends_as_one_delivery_does(self) -> None:
+        if not isinstance(self.make_sink(self.context), RewindableSink):
+            pytest.skip("the sink cannot be told to go on elsewhere")
+        history = History()
+        first = history.batch(
+            *inserts(CUSTOMERS, range(6)), insert(ORDERS, id="1", status="new", body="two lamps")
+        )
+        again = [
+            # The row is deleted further on, and a row of its key comes whole after that.
+            history.batch(update(CUSTOMERS, id="1", name="before", notes=UNCHANGED)),
+            history.batch(
+                update(ORDERS, id="1", status="paid", body=UNCHANGED),
+                delete(CUSTOMERS, id="1"),
+                delete(CUSTOMERS, id="2"),
+                insert(CUSTOMERS, id="1", name="after", notes=None),
+                update(CUSTOMERS, {"id": "3"}, id="30", name="moved", notes="whole"),
+            ),
+        ]
+        counted = history.batch(*[insert(LOG, level="info", text="x")] * 2)
+        later = history.batch(update(CUSTOMERS, id="30", name="later", notes=UNCHANGED))
+
+        async def run() -> None:
+            async with self.opened() as sink:
+                await self.give(sink, [first, *again])
+                assert isinstance(sink, RewindableSink)
+                assert not isinstance(sink, Converges) or not sink.unrepeatable(again)
+            async with self.opened() as sink:
+                assert isinstance(sink, RewindableSink)
+                await sink.move(again[0].base, first.last, whole=False)
+                assert await sink.checkpoint() == again[0].base
+                await self.give(sink, again[:1])
+            async with self.opened() as sink:
+                await self.give(sink, [*again, counted, later])
+
+        asyncio.run(run())
+        self.compare([first, *again, counted, later])
 
     def test_changes_that_are_skipped_do_not_arrive_and_those_behind_them_do(self) -> None:
         if not isinstance(self.make_sink(self.context), RewindableSink):
