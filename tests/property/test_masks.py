@@ -16,7 +16,7 @@ TEXTS = st.lists(st.none() | st.text() | st.integers(50, 200).map(lambda size: "
 IMPLEMENTATIONS: list[Callable[[bytes], hashing.Hash]] = [hashing.by_library]
 if hashing.is_compiled():
     IMPLEMENTATIONS.append(partial(hashing.compiled, portable=True))
-if hashing.HAS_INSTRUCTIONS:
+if hashing.has_instructions():
     IMPLEMENTATIONS.append(hashing.compiled)
 
 

@@ -10,10 +10,10 @@ from hashlib import sha256
 import pyarrow as pa
 
 try:
-    from cdcflow.transform._hmac import HAS_INSTRUCTIONS
+    from cdcflow.transform._hmac import HAS_INSTRUCTIONS as BY_PROCESSOR
     from cdcflow.transform._hmac import Hmac as Compiled
 except ImportError:  # no compiler was there
-    Compiled, HAS_INSTRUCTIONS = None, False
+    Compiled, BY_PROCESSOR = None, False
 
 #: Bytes of a block of SHA-256. A longer key is hashed first (RFC 2104, 2).
 BLOCK = 64
@@ -28,6 +28,11 @@ Hash = Callable[[pa.StringArray], pa.StringArray]
 def is_compiled() -> bool:
     """Whether the compiled one is there."""
     return Compiled is not None
+
+
+def has_instructions() -> bool:
+    """Whether it is there, and the processor has instructions for it."""
+    return bool(BY_PROCESSOR)
 
 
 def keyed(key: bytes) -> Hash:
