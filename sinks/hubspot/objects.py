@@ -233,8 +233,8 @@ class Objects:
             outcome.fail(error)
 
     async def _unlink(self, association: Association, now: Mapping[str, tuple[str, str | None]]) -> None:
-        """Removes what was made before and is not `now`: by key, the record's id and that of the other one. Of
-        a label, that label: there may be others between the two. Raises DeliveryError."""
+        """Removes what was made before and is not `now`: by key, the record's id and that of the other one.
+        Of a label, that label: there may be others between the two. Raises DeliveryError."""
         records = {record_id(key): one for key, one in now.items()}
         known = await asyncio.to_thread(self._ledger.links, association.field, list(records))
         former = [(record, target) for record, target in known if target != records[record][1]]

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient, Unauthorized
-from cdcflow.model import UNCHANGED, Batch, Column, Op
+from cdcflow.model import UNCHANGED, Batch, Column, Op, Unchanged
 from cdcflow.sink import Budget, ExpectedTable, FlowContext, Limit
 from cdcflow.testing.batches import make_relation
 from cdcflow.testing.history import AnyChange, History, delete, insert, read, truncate, update
@@ -320,7 +320,7 @@ class Firms:
         ]
         self.flow = Flow(hubspot, state, fields={"firstname": "name"}, associate=associate, **options)
 
-    def belongs(self, vat: object) -> DeliveryError | None:
+    def belongs(self, vat: str | Unchanged | None) -> DeliveryError | None:
         """The contact's row says so now; by a new life of the flow."""
         return self.flow.changes(update(CUSTOMERS, id="1", name="Ada", company_vat=vat))
 

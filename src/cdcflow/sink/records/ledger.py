@@ -153,8 +153,8 @@ class Ledger:
     def links(self, name: str, records: Sequence[bytes]) -> list[tuple[bytes, str]]:
         """All that may be there, of these records."""
         with self._telling("read"), self._lock:
-            found = self._chosen("SELECT record, name, target FROM links WHERE record", records)
-            return [(record, target) for record, kind, target in found if kind == name]
+            query = "SELECT record, target FROM links WHERE name = ? AND record"
+            return list(self._chosen(query, records, name))
 
     def unlinked(self, name: str, links: Iterable[tuple[bytes, str]]) -> None:
         """These are no more."""
@@ -180,11 +180,11 @@ class Ledger:
         assert self._db is not None, "the ledger is not open"
         return self._db
 
-    def _chosen(self, query: str, keys: Sequence[bytes]) -> Iterator[tuple[bytes, Any]]:
+    def _chosen(self, query: str, keys: Sequence[bytes], *given: str) -> Iterator[tuple[bytes, Any]]:
         for start in range(0, len(keys), _CHUNK):
             part = keys[start : start + _CHUNK]
             marks = ",".join("?" * len(part))
-            yield from self._open.execute(f"{query} IN ({marks})", part)
+            yield from self._open.execute(f"{query} IN ({marks})", [*given, *part])
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
