@@ -1,6 +1,6 @@
-"""A flow's checkpoint on its way to the disk while the next batch is on its way to the sink: an fsync does not
-stand between two writes. It is still saved only behind what the sink holds, so a crash in between repeats what
-was written meanwhile, and loses nothing.
+"""A flow's checkpoint on its way to the disk while the next batch is on its way to the sink: an fsync does
+not stand between two writes. It is still saved only behind what the sink holds, so a crash in between repeats
+what was written meanwhile, and loses nothing.
 """
 
 import asyncio
