@@ -40,7 +40,7 @@ class HubSpotSink:
         self._client = Client(settings, context.budget)
         self._ledger = Ledger(context.state / LEDGER)
         self._writer = Writer(
-            Objects(self._client, options, settings.concurrency),
+            Objects(self._client, options, self._ledger, settings.concurrency),
             self._ledger,
             follow=options.deletes != "ignore",
             only_changes=options.only_changes,
