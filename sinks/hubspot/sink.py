@@ -57,8 +57,7 @@ class HubSpotSink:
                 "; ".join(one.message for one in wrong), hint="; ".join(one.remedy for one in wrong)
             )
         # Another account, object or property is another place: nothing of this ledger is there.
-        details = await self._client.get("/account-info/v3/details")
-        portal = details.get("portalId") if isinstance(details, Mapping) else None
+        portal = await self._client.account()
         identity = f"hubspot {portal} {schema.object} {self._options.matched[0]}"
         await asyncio.to_thread(self._ledger.open, identity, keep=self._options.only_changes)
         self._schema = schema

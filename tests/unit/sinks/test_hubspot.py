@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from cdcflow.testing.hubspot.account import CrmObject
 from cdcflow.testing.hubspot.server import TOKEN
 from cdcflow.testing.service import Answer, Fault, FaultKind
 from cdcflow_sinks.hubspot import HubSpotOptions, HubSpotSettings, HubSpotSink
+from cdcflow_sinks.hubspot.client import midnight, time_zone
 
 CUSTOMERS = make_relation(
     "customers",
@@ -461,13 +463,49 @@ def test_a_missing_scope_is_named(flow: Flow) -> None:
     assert "crm.objects.contacts.write" in str(failure)
 
 
-def test_a_daily_limit_waits_and_a_window_s_limit_holds_everybody_on_the_account(flow: Flow) -> None:
+def test_a_daily_limit_waits_for_midnight_at_the_account_and_says_when_that_is(flow: Flow) -> None:
+    flow.hubspot.account.time_zone = "Asia/Kolkata"
     limits = flow.hubspot.limits
     limits.daily = limits.used_today + 2
     failure = flow.changes(customer(1))
     assert isinstance(failure, Transient)
-    assert failure.retry_after == 900
+    assert failure.retry_after is not None
+    again = datetime.now(UTC) + timedelta(seconds=failure.retry_after)
+    # Midnight in India, which is half an hour off.
+    assert abs((again - again.replace(hour=18, minute=30, second=0, microsecond=0)).total_seconds()) < 60
     assert "daily limit" in str(failure)
+    assert f"from {again + timedelta(hours=5, minutes=31):%Y-%m-%d} 00:00" in failure.hint
+    assert "(18:30 UTC)" in failure.hint
+
+
+def test_a_daily_limit_that_is_met_before_the_account_is_known_is_looked_at_now_and_then(flow: Flow) -> None:
+    flow.hubspot.limits.daily = flow.hubspot.limits.used_today
+    with pytest.raises(Transient, match="daily limit") as failure:
+        flow.changes(customer(1))
+    assert failure.value.retry_after == 900
+
+
+@pytest.mark.parametrize(
+    ("now", "zone", "then"),
+    [
+        ("2026-11-25T03:00+00:00", "US/Eastern", "2026-11-25T05:00+00:00"),
+        ("2026-11-25T05:00+00:00", "US/Eastern", "2026-11-26T05:00+00:00"),
+        ("2026-11-25T03:00+00:00", "UTC", "2026-11-26T00:00+00:00"),
+        # Days of 25 and of 23 hours.
+        ("2026-10-24T22:00+00:00", "Europe/Berlin", "2026-10-25T23:00+00:00"),
+        ("2026-03-28T23:00+00:00", "Europe/Berlin", "2026-03-29T22:00+00:00"),
+    ],
+)
+def test_the_day_ends_when_it_does_at_the_account(now: str, zone: str, then: str) -> None:
+    found = time_zone({"timeZone": zone, "utcOffsetMilliseconds": 0})
+    assert found is not None
+    assert midnight(datetime.fromisoformat(now), found).astimezone(UTC) == datetime.fromisoformat(then)
+
+
+def test_a_time_zone_that_this_system_does_not_know_is_the_offset_that_it_has_now() -> None:
+    found = time_zone({"timeZone": "Mars/Olympus", "utcOffsetMilliseconds": -18_000_000})
+    assert found == timezone(timedelta(hours=-5))
+    assert time_zone({}) is None
 
 
 def test_the_limit_that_the_account_tells_is_never_exceeded(tmp_path: Path) -> None:

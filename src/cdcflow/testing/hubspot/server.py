@@ -163,7 +163,8 @@ class HubSpot(Service):
         try:
             match (request.method, *parts):
                 case ("GET", "account-info", "v3", "details"):
-                    return Answer.json({"portalId": self.account.portal, "timeZone": "UTC"})
+                    account = self.account
+                    return Answer.json({"portalId": account.portal, "timeZone": account.time_zone})
                 case ("GET", "crm", "v3", "properties", name):
                     return self._with(name, "schemas", "read", self._properties)
                 case ("GET", "crm", "v3", "schemas"):
