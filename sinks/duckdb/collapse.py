@@ -81,13 +81,13 @@ def last_states(group: Group) -> LastStates:
     # The key's own columns are complete through the old key.
     partial = [i for i in partial if i not in group.relation.key]
     keys = key_columns(group)
-    old_keys = _old_keys(group, keys)
-    if old_keys is None:
+    before = old_keys(group, keys)
+    if before is None:
         return _by_hash(group, keys, partial)
-    return _by_replay(group, keys, old_keys, partial)
+    return _by_replay(group, keys, before, partial)
 
 
-def _old_keys(group: Group, keys: tuple[pa.Array, ...]) -> tuple[pa.Array, ...] | None:
+def old_keys(group: Group, keys: tuple[pa.Array, ...]) -> tuple[pa.Array, ...] | None:
     """The key before each update that changed it, null elsewhere; None where no key changed."""
     if not group.old:
         return None

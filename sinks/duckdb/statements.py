@@ -73,6 +73,34 @@ MESSAGES_TABLE = """
 
 DELETE_MESSAGES = "DELETE FROM {table} WHERE flow = ?"
 
+DELETE_MESSAGES_FROM = 'DELETE FROM {table} WHERE flow = ? AND "offset" >= ?'
+
+REPLAYS_TABLE = """
+    CREATE TABLE IF NOT EXISTS {table} (
+        flow VARCHAR NOT NULL,
+        until UBIGINT NOT NULL    -- the journal offset that it had reached before it went back
+    )
+"""
+
+READ_REPLAY = "SELECT until FROM {table} WHERE flow = ?"
+
+INSERT_REPLAY = "INSERT INTO {table} VALUES (?, ?)"
+
+DELETE_REPLAY = "DELETE FROM {table} WHERE flow = ?"
+
+REDELIVERED_TABLE = """
+    CREATE TABLE IF NOT EXISTS {table} (
+        flow VARCHAR NOT NULL,
+        "offset" UBIGINT NOT NULL -- of the journal: of a dead letter that has been delivered
+    )
+"""
+
+READ_REDELIVERED = 'SELECT "offset" FROM {table} WHERE flow = ?'
+
+INSERT_REDELIVERED = "INSERT INTO {table} VALUES (?, ?)"
+
+DELETE_REDELIVERED = 'DELETE FROM {table} WHERE flow = ? AND "offset" >= ?'
+
 BACKFILLS_TABLE = """
     CREATE TABLE IF NOT EXISTS {table} (
         flow VARCHAR NOT NULL,

@@ -3,15 +3,16 @@
 import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from cdcflow.model import UNCHANGED, Batch, Column, Op, Relation, Value
+from cdcflow.model import ORIGIN, UNCHANGED, Batch, Column, Op, Relation, Value
 from cdcflow.sink import FlowContext, SinkOptions
 from cdcflow.testing.batches import Made, batch_of, make_relation
 from cdcflow_sinks.duckdb import DuckDBSettings, DuckDBSink
@@ -66,13 +67,19 @@ def key_of(relation: Relation, row: Mapping[str, Value]) -> tuple[Value, ...]:
     return tuple(row[relation.names[i]] for i in relation.key)
 
 
+#: Where nothing but the whole row identifies one, changes cannot come again.
+IDENTIFIED = (KEYED, KEYED, PAIR)
+
+
 @st.composite
-def histories(draw: st.DrawFn) -> tuple[list[Made], dict[Relation, list[Row]]]:
+def histories(
+    draw: st.DrawFn, relations: Sequence[Relation] = (*IDENTIFIED, FULL, KEYLESS)
+) -> tuple[list[Made], dict[Relation, list[Row]]]:
     """Changes that a source could make, and its tables after them."""
     tables: dict[Relation, list[Row]] = {relation: [] for relation in VALUES}
     changes: list[Made] = []
     for _ in range(draw(st.integers(1, 40))):
-        relation = draw(st.sampled_from([KEYED, KEYED, PAIR, FULL, KEYLESS]))
+        relation = draw(st.sampled_from(relations))
         changes.append(_change(draw, relation, tables[relation]))
     return changes, tables
 
@@ -140,34 +147,45 @@ def expected(state: Mapping[Relation, list[Row]]) -> dict[str, Counter[tuple[Any
     }
 
 
-def cuts(data: st.DataObject, count: int) -> list[tuple[int, int, bool]]:
-    """Runs (start, stop, by a new sink) that cover 0 … count, some again, without a gap."""
+def cuts(data: st.DataObject, count: int, stored: int = 0) -> list[tuple[int, int, bool]]:
+    """Runs (start, stop, by a new sink) that cover `stored` … count, some again, without a gap."""
     runs = []
-    stored = 0
+    least = stored
     while stored < count:
-        start = data.draw(st.integers(max(0, stored - 6), stored), "start")
+        start = data.draw(st.integers(max(least, stored - 6), stored), "start")
         stop = data.draw(st.integers(start + 1, count), "stop")
         runs.append((start, stop, data.draw(st.booleans(), "restart")))
         stored = max(stored, stop)
     return runs
 
 
-async def deliver(path: Path, batch: Batch, runs: list[tuple[int, int, bool]]) -> None:
-    def make() -> DuckDBSink:
-        context = FlowContext(flow="flow", state=path.parent)
-        return DuckDBSink(DuckDBSettings(type="duckdb", path=path), SinkOptions(), context)
+def made(path: Path) -> DuckDBSink:
+    context = FlowContext(flow="flow", state=path.parent)
+    return DuckDBSink(DuckDBSettings(type="duckdb", path=path), SinkOptions(), context)
 
-    sink = make()
+
+async def deliver(
+    path: Path, batch: Batch, runs: list[tuple[int, int, bool]], back_to: int | None = None
+) -> None:
+    sink = made(path)
     await sink.open()
+    if back_to is not None:
+        await sink.move(back_to, ORIGIN, whole=False)
     for start, stop, restart in runs:
         part = batch.slice(start, stop)
         await sink.prepare([group.relation for group in part.groups])
         await sink.write(part)
         if restart:
             await sink.close()
-            sink = make()
+            sink = made(path)
             await sink.open()
     await sink.close()
+
+
+@contextmanager
+def warehouse() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as directory:
+        yield Path(directory) / "warehouse.duckdb"
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -178,7 +196,30 @@ def test_the_warehouse_equals_the_source_however_its_history_is_cut_and_repeated
     changes, tables = history
     runs = cuts(data, len(changes))
 
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as directory:
-        path = Path(directory) / "warehouse.duckdb"
+    with warehouse() as path:
         asyncio.run(deliver(path, batch_of(changes), runs))
+        assert found_in(path) == expected(tables)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(histories(IDENTIFIED), st.data())
+def test_a_warehouse_that_goes_back_anywhere_equals_the_source_again(
+    history: tuple[list[Made], dict[Relation, list[Row]]], data: st.DataObject
+) -> None:
+    changes, tables = history
+    batch = batch_of(changes)
+    reached = data.draw(st.integers(1, len(changes)), "reached")
+    back_to = data.draw(st.integers(0, reached - 1), "back to")
+    with warehouse() as path:
+        asyncio.run(deliver(path, batch, [(0, reached, False)]))
+        refused = made(path).unrepeatable([batch.slice(back_to, reached)])
+        event("refused" if refused else "goes back")
+        if refused:
+            assert "change of a key" in refused
+            back = None
+            runs = cuts(data, len(changes), reached)
+        else:
+            back = back_to
+            runs = cuts(data, len(changes), back_to)
+        asyncio.run(deliver(path, batch, runs, back))
         assert found_in(path) == expected(tables)

@@ -207,6 +207,7 @@ def _move(
     yes: bool,
     as_json: bool,
 ) -> None:
+    from cdcflow.delivery.moving import ONLY_WHOLE
     from cdcflow.engine import lifecycle
 
     if not to:
@@ -228,6 +229,10 @@ def _move(
     output.say(f"flow {name} goes from offset {present:,} to {planned.offset:,}")
     output.say(f"{planned.changes:,} change(s) of its tables are {verb}, before any transform")
     output.table(("table", "changes"), list(planned.counts.items()))
+    if planned.refused:
+        raise ConfigurationError(
+            f"flow {name} cannot go back to offset {planned.offset:,}: {planned.refused}", hint=ONLY_WHOLE
+        )
     if dry_run:
         return
     if not back and planned.changes:

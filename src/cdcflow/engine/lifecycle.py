@@ -17,22 +17,18 @@ from typing import Any
 
 from cdcflow.config import Config
 from cdcflow.config.problems import nearest
-from cdcflow.delivery import CheckpointStore, FlowPlan, Move, Pause, Wishes
-from cdcflow.delivery.moving import is_whole
+from cdcflow.delivery import CheckpointStore, FlowPlan, LetterStore, Move, Pause, Wishes
+from cdcflow.delivery.moving import Road, changes_between, is_whole, unrepeatable
 from cdcflow.engine import control
 from cdcflow.engine.delivering import plan_of
-from cdcflow.engine.places import Lock, Places
+from cdcflow.engine.places import Places, take_lock
 from cdcflow.errors import CdcflowError, ConfigurationError, EnvironmentFault
 from cdcflow.journal import Reader
 from cdcflow.journal.seeking import offset_at
-from cdcflow.model import MESSAGES
-from cdcflow.sink import FlowContext, RewindableSink, Sink, TransactionalSink
+from cdcflow.model import MESSAGES, Batch
+from cdcflow.sink import Converges, FlowContext, RewindableSink, Sink, TransactionalSink
 from cdcflow.sink.quantities import parse_duration
 from cdcflow.transform import Select
-
-#: Read at once while changes are counted.
-COUNTED_CHANGES = 50_000
-COUNTED_BYTES = 64 << 20
 
 #: A write in flight may take as long as its destination lets it.
 WAIT_SECONDS = 60.0
@@ -107,6 +103,8 @@ class MovePlan:
     counts: Mapping[str, int]
     #: Whether everything that the journal was ever given comes from there on.
     whole: bool
+    #: Why the flow's sink does not go there; empty where nothing speaks against it.
+    refused: str = ""
 
     @property
     def changes(self) -> int:
@@ -136,6 +134,8 @@ def plan_move(config: Config, flow: str, to: str, *, now: float | None = None) -
         with state(config) as store:
             present = checkpoint(config, flow, store)
         low, high = sorted((offset, offset if present is None else max(present, first)))
+        whole = is_whole(reader, offset)
+        back = present is not None and offset < present and not whole
         return MovePlan(
             flow=flow,
             present=present,
@@ -143,7 +143,8 @@ def plan_move(config: Config, flow: str, to: str, *, now: float | None = None) -
             first=first,
             end=end,
             counts=_count(reader, Select(meant.tables, meant.messages), low, high),
-            whole=is_whole(reader, offset),
+            whole=whole,
+            refused=_unrepeatable(config, meant, reader, low, high) if back else "",
         )
 
 
@@ -175,6 +176,23 @@ def _check_movable(config: Config, meant: FlowPlan) -> None:
         )
 
 
+def _unrepeatable(config: Config, meant: FlowPlan, reader: Reader, low: int, high: int) -> str:
+    """Why the sink could not take the changes between two offsets a second time."""
+    sink = _sink(config, meant)
+    if not isinstance(sink, Converges):
+        return ""
+    select = Select(meant.tables, meant.messages, flow=meant.name, marked=meant.plugin.marked)
+
+    def step(batch: Batch) -> Batch:
+        return meant.chain.finish(meant.chain(select(batch)))
+
+    try:
+        with LetterStore(Places(config.engine.state).checkpoints) as letters:
+            return unrepeatable(meant.name, reader, sink, low, high, Road(step, letters))
+    finally:
+        meant.chain.close()
+
+
 def _sink(config: Config, meant: FlowPlan) -> Sink:
     folder = config.engine.state / "flows" / meant.name
     return meant.plugin.create(meant.settings, meant.options, FlowContext(meant.name, folder))
@@ -204,16 +222,11 @@ def _offset_of(config: Config, to: str, first: int, end: int, now: float) -> int
 
 def _count(reader: Reader, select: Select, low: int, high: int) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    while low < high:
-        for batch in reader.read(low, max_changes=COUNTED_CHANGES, max_bytes=COUNTED_BYTES):
-            if batch.base >= high:
-                break
-            part = batch.slice(0, min(batch.count, high - batch.base))
-            for group in select(part).groups:
-                name = "messages" if group.relation == MESSAGES else group.relation.qualified
-                counts[name] += len(group)
-            low = batch.end
-    return {name: count for name, count in sorted(counts.items()) if count}
+    for batch in changes_between(reader, low, high):
+        for group in select(batch).groups:
+            name = "messages" if group.relation == MESSAGES else group.relation.qualified
+            counts[name] += len(group)
+    return {table: count for table, count in sorted(counts.items()) if count}
 
 
 def checkpoint(config: Config, flow: str, store: CheckpointStore) -> int | None:
@@ -237,7 +250,9 @@ def _stopped_at(config: Config, flow: str, store: CheckpointStore) -> int | None
     if not isinstance(sink, TransactionalSink):
         return stored.offset
     try:
-        lock = Lock(Places(config.engine.state).flow_lock(flow), what="the flow is being delivered", hint="")
+        lock = take_lock(
+            Places(config.engine.state).flow_lock(flow), what="the flow is being delivered", hint=""
+        )
     except EnvironmentFault:
         return stored.offset
     try:

@@ -7,6 +7,7 @@ from cdcflow.sink.formulas import Computed, Formula
 from cdcflow.sink.judging import Claims, ExpectedTable, Judges, judge_events
 from cdcflow.sink.protocol import (
     Batching,
+    Converges,
     Finding,
     FlowContext,
     PositionedSink,
@@ -31,6 +32,7 @@ __all__ = [
     "Claims",
     "Computed",
     "ConfigPath",
+    "Converges",
     "DeliveryError",
     "Describes",
     "Disabled",

@@ -1,7 +1,7 @@
 """What a sink is. The engine owns batching, waiting, retrying, dead-lettering and checkpoints; a sink
 only writes, and says plainly how it failed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -69,11 +69,30 @@ class RewindableSink(TransactionalSink, Protocol):
 
 
 @runtime_checkable
+class Converges(RewindableSink, Protocol):
+    """Holds what changes lead to. Going back, it gets changes that it has had, over what later ones made of
+    it, and not every run of changes leads there again.
+
+    `unrepeatable` says in a sentence why those of `batches` would not, from the place to go back to up to
+    the sink's checkpoint, as `write` gets them; empty where they would. Called without `open`, before `move`,
+    and not where everything comes anew (`whole`).
+    """
+
+    def unrepeatable(self, batches: Iterable[Batch]) -> str: ...
+
+
+@runtime_checkable
 class Redelivers(TransactionalSink, Protocol):
     """Takes single changes from before its checkpoint, and leaves that where it is: dead letters whose cause
-    was mended. The offsets of such a batch mean nothing. Fails as `write` does."""
+    was mended. What the sink has in its place counts: a change may be older than the row that is there, but
+    none is given for a key of which a later change has been written since.
 
-    async def redeliver(self, batch: Batch) -> None: ...
+    The batch's own offsets mean nothing; `offsets` has for each index of the batch that of the change in the
+    journal. A change may come again after a crash, and must not count twice. A change of a table whose shape
+    is another one by now is `Rejected`, where it cannot be brought into that. Else it fails as `write` does.
+    """
+
+    async def redeliver(self, batch: Batch, offsets: Sequence[int]) -> None: ...
 
 
 @runtime_checkable
