@@ -17,8 +17,8 @@ from cdcflow_sinks.duckdb.settings import DuckDBSettings
 #: The oldest format that every DuckDB since 1.2 reads. Without it a file of DuckDB 2 is closed to the
 #: 1.x in people's BI tools.
 STORAGE_VERSION = "v1.2.0"
-#: Rows that a checkpoint writes at once, with each thread. DuckDB's own 122,880 of 300 bytes each do not fit
-#: into 80 MB; these do with rows of 2 kB, and inserts and updates are no slower. A multiple of 2,048.
+#: Rows that a checkpoint writes at once, with each thread. DuckDB's own 122,880 of 2 kB each do not even fit
+#: into 400 MB; these fit into 80 MB, and inserts and updates are no slower. A multiple of 2,048.
 ROW_GROUP = 8_192
 #: Names that DuckDB has for databases of its own.
 _RESERVED = ("memory", "system", "temp")

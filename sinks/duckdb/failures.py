@@ -31,12 +31,16 @@ def translated(error: duckdb.Error, doing: str) -> DeliveryError:
         )
     if is_locked(error):
         return Transient(f"{doing}: another process has the file open: {text}", hint="close it there")
+    if isinstance(error, duckdb.ResourceInUseException):
+        # A query that has not ended yet holds the database that was given up.
+        return Transient(f"{doing}: {text}", hint="wait until the queries under way have ended")
     if "not a valid DuckDB database" in text:
         return Permanent(f"{doing}: {text}", hint="move the file away, or name another `path`")
     if isinstance(error, duckdb.IOException):
         return Transient(f"{doing}: {text}", hint="check the disk's free space and the file's permissions")
     if isinstance(error, duckdb.OutOfMemoryException):
-        return Permanent(f"{doing}: {text}", hint="raise the sink's `memory_limit`")
+        # Perhaps to somebody's query, which shares it and will end.
+        return Transient(f"{doing}: {text}", hint="raise the sink's `memory_limit`")
     if isinstance(error, duckdb.TransactionException):
         return Transient(f"{doing}: {text}", hint="check the disk's free space")
     if isinstance(error, _QUOTABLE):
