@@ -28,7 +28,7 @@ $(BIN)/python:
 
 # The kernel is built in place, where a compiler and Python's headers are there; without them it is the twin.
 $(VENV)/.installed: $(BIN)/python pyproject.toml setup.py src/cdcflow/decode/_kernel.pyx \
-		src/cdcflow/transform/_hmac.pyx
+		src/cdcflow/transform/_hmac.pyx src/cdcflow/transform/_sha256.h
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
 	@touch $@
 

@@ -12,6 +12,12 @@ WANTED = os.environ.get("CDCFLOW_BUILD_EXT", "auto").lower()
 if WANTED not in ("auto", "yes", "no"):
     raise SystemExit(f"CDCFLOW_BUILD_EXT must be auto, yes or no, found {WANTED!r}")
 
+#: Each kernel, and the headers that it is made of besides.
+KERNELS: dict[str, list[str]] = {
+    "cdcflow.decode._kernel": [],
+    "cdcflow.transform._hmac": ["src/cdcflow/transform/_sha256.h"],
+}
+
 
 def extensions() -> list[Extension]:
     if WANTED == "no":
@@ -20,10 +26,11 @@ def extensions() -> list[Extension]:
         Extension(
             name,
             [f"src/{name.replace('.', '/')}.pyx"],
+            depends=headers,
             extra_compile_args=["-O3"],
             optional=WANTED == "auto",
         )
-        for name in ("cdcflow.decode._kernel", "cdcflow.transform._hmac")
+        for name, headers in KERNELS.items()
     ]
     try:
         from Cython.Build import cythonize

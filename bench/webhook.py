@@ -22,6 +22,10 @@ from cdcflow.testing.batches import make_batch, make_relation
 from cdcflow.testing.receiver import Received, Receiver
 
 ROWS = 20_000
+#: Events of a request that holds several. Of them so many more are sent: 200 requests would be over in a
+#: fifth of a second, which measures how a process warms up.
+TOGETHER = 100
+LONGER = 5
 CONCURRENCY = 8
 SECRET = "whsec_" + "YmVuY2ggYmVuY2ggYmVuY2ggYmVuY2ggYmVuY2ggYmU="
 #: What a run may take.
@@ -60,19 +64,20 @@ class Sending:
 
 
 def measure(rows: int, place: Path, say: Callable[[str], None]) -> list[Sending]:
-    """One event per request, and a hundred."""
+    """One event per request, for `rows` of them, and a hundred."""
     found = []
     for batch in (False, True):
+        count = rows * LONGER if batch else rows
         folder = place / ("batched" if batch else "single")
         folder.mkdir()
         with Receiver(secrets=[SECRET]) as receiver:
-            say(f"webhook: the flow, {'100 events per request' if batch else 'an event per request'}")
-            flow = _flow(folder, receiver, rows, batch=batch)
+            say(f"webhook: the flow, {f'{TOGETHER} events per request' if batch else 'an event per request'}")
+            flow = _flow(folder, receiver, count, batch=batch)
             requests = list(receiver.requests)
             receiver.requests.clear()
             say("webhook: the bare loop")
             loop = _loop(receiver, requests, 1 if batch else CONCURRENCY)
-        found.append(Sending(100 if batch else 1, rows / flow, rows / loop))
+        found.append(Sending(TOGETHER if batch else 1, count / flow, count / loop))
     return found
 
 
@@ -95,7 +100,7 @@ def _flow(folder: Path, receiver: Receiver, rows: int, *, batch: bool) -> float:
         stderr=subprocess.DEVNULL,
     )
     try:
-        receiver.wait(rows // 100 if batch else rows, TIMEOUT)
+        receiver.wait(rows // TOGETHER if batch else rows, TIMEOUT)
     finally:
         process.terminate()
         process.wait()

@@ -120,6 +120,8 @@ class FlowWorker:
             revision=plan.revision,
             most=plan.plugin.batching.max_changes,
             deadline=plan.plugin.deadline,
+            states=plan.plugin.writes == "states",
+            transforms=bool(plan.chain),
         )
         breaker = (breakers or Breakers()).of(plan.connection)
         self._handover = Handover(plan.name, terms, letters, breaker, self._stop.is_set)

@@ -22,9 +22,10 @@ from cdcflow.delivery import (
 )
 from cdcflow.engine.control import ControlServer, ipc_bytes
 from cdcflow.engine.lookups import tables_of
-from cdcflow.engine.places import Lock, Places
+from cdcflow.engine.places import Places, take_lock
 from cdcflow.engine.reports import Assigned, Ended, Live, Order, Report
 from cdcflow.errors import CdcflowError, ConfigurationError, EnvironmentFault
+from cdcflow.lock import FileLock
 from cdcflow.model import PrefixPatterns
 from cdcflow.model.patterns import TablePatterns
 
@@ -229,11 +230,11 @@ class Delivering:
         finally:
             lock.release()
 
-    async def _lock(self, name: str, life: _Life) -> Lock:
+    async def _lock(self, name: str, life: _Life) -> FileLock:
         deadline = asyncio.get_running_loop().time() + LOCK_SECONDS
         while True:
             try:
-                return Lock(
+                return take_lock(
                     self._places.flow_lock(name),
                     what=f"flow {name!r} is already being delivered",
                     hint="stop the engine that delivers it, or give this one a state folder of its own",

@@ -21,7 +21,7 @@ from cdcflow.delivery import CheckpointStore, FlowPlan, LetterStore, Move, Pause
 from cdcflow.delivery.moving import Road, changes_between, is_whole, unrepeatable
 from cdcflow.engine import control
 from cdcflow.engine.delivering import plan_of
-from cdcflow.engine.places import Lock, Places
+from cdcflow.engine.places import Places, take_lock
 from cdcflow.errors import CdcflowError, ConfigurationError, EnvironmentFault
 from cdcflow.journal import Reader
 from cdcflow.journal.seeking import offset_at
@@ -250,7 +250,9 @@ def _stopped_at(config: Config, flow: str, store: CheckpointStore) -> int | None
     if not isinstance(sink, TransactionalSink):
         return stored.offset
     try:
-        lock = Lock(Places(config.engine.state).flow_lock(flow), what="the flow is being delivered", hint="")
+        lock = take_lock(
+            Places(config.engine.state).flow_lock(flow), what="the flow is being delivered", hint=""
+        )
     except EnvironmentFault:
         return stored.offset
     try:

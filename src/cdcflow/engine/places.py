@@ -1,16 +1,10 @@
 """Where the engine keeps what: every path under the state folder, and the locks that guard it."""
 
-import errno
-import fcntl
-import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from cdcflow.errors import EnvironmentFault
-
-#: How often a held lock is tried again, in seconds.
-RETRY = 0.02
+from cdcflow.lock import FileLock, Held
 
 
 @dataclass(frozen=True)
@@ -72,45 +66,15 @@ class Places:
             ) from error
 
 
-class Lock:
-    """Holds a flock, which ends with its holder however that dies.
-
-    Raises EnvironmentFault, naming the holder's pid, when somebody else holds it for longer than
-    `timeout` seconds; `what` and `hint` go into the message.
-    """
-
-    def __init__(self, path: Path, *, what: str, hint: str, timeout: float = 0.0) -> None:
-        try:
-            # Not inherited (PEP 446): a child never keeps the lock of a dead parent.
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise EnvironmentFault(
-                f"the lock {path} cannot be opened: {error.strerror}",
-                hint="make its folder writable for this user",
-            ) from error
-        deadline = time.monotonic() + timeout
-        try:
-            while not self._try():
-                if time.monotonic() >= deadline:
-                    raise EnvironmentFault(f"{what} (process {self._holder()} holds {path})", hint=hint)
-                time.sleep(RETRY)
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
-        except BaseException:
-            os.close(self._fd)
-            raise
-
-    def release(self) -> None:
-        os.close(self._fd)
-
-    def _try(self) -> bool:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                return False
-            raise
-        return True
-
-    def _holder(self) -> str:
-        return os.pread(self._fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
+def take_lock(path: Path, *, what: str, hint: str, timeout: float = 0.0) -> FileLock:
+    """Raises EnvironmentFault, naming the holder's pid, when somebody else holds the lock for longer than
+    `timeout` seconds; `what` and `hint` go into the message."""
+    try:
+        return FileLock(path, timeout)
+    except Held as error:
+        raise EnvironmentFault(f"{what} ({error})", hint=hint) from error
+    except OSError as error:
+        raise EnvironmentFault(
+            f"the lock {path} cannot be opened: {error.strerror}",
+            hint="make its folder writable for this user",
+        ) from error

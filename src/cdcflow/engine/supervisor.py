@@ -28,7 +28,7 @@ from cdcflow.engine.accepted import Accepted
 from cdcflow.engine.assignment import Assignment
 from cdcflow.engine.control import ControlServer
 from cdcflow.engine.examination import Examiner, check_all, check_start
-from cdcflow.engine.places import Lock, Places
+from cdcflow.engine.places import Places, take_lock
 from cdcflow.engine.preview import misfit
 from cdcflow.engine.process import Child
 from cdcflow.engine.reports import CaptureReport, Delivered, Ended, Live, Report
@@ -93,7 +93,7 @@ def run(
     logs.configure(verbose=verbose)
     places = Places(config.engine.state)
     places.make()
-    lock = Lock(
+    lock = take_lock(
         places.engine_lock,
         what="another cdcflow already runs on this state folder",
         hint="stop it first, or give this one another folder at engine.state",

@@ -39,10 +39,11 @@ from cdcflow.journal.layout import (
     write_manifest,
 )
 from cdcflow.journal.ledger import Ledger, Step
-from cdcflow.journal.lock import Lock
+from cdcflow.journal.lock import lock_journal
 from cdcflow.journal.output import datasync, failed, unusable, write_all
 from cdcflow.journal.recovery import Recovered, cut_backfill, recover, require_identity
 from cdcflow.journal.wakeup import Bells
+from cdcflow.lock import FileLock
 from cdcflow.model import Batch, Position
 
 #: A segment takes no changes when it is older than this, in seconds, however small it is: retention by
@@ -58,7 +59,7 @@ class Writer:
     0 only where the disk lost what it had reported as written.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, lock: Lock, segment_bytes: int) -> None:
+    def __init__(self, path: Path, manifest: Manifest, lock: FileLock, segment_bytes: int) -> None:
         self._path = path
         self._manifest = manifest
         self._lock = lock
@@ -92,7 +93,7 @@ class Writer:
         """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = Lock(path, lock_timeout)
+            lock = lock_journal(path, lock_timeout)
         except OSError as error:
             raise unusable(path, error) from error
         writer = None
@@ -364,7 +365,7 @@ class Writer:
         go back.
         """
         try:
-            lock = Lock(path, lock_timeout)
+            lock = lock_journal(path, lock_timeout)
         except OSError as error:
             raise unusable(path, error) from error
         try:

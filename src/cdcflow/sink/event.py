@@ -65,6 +65,7 @@ from cdcflow.model import (
 )
 from cdcflow.model.position import format_ordinal
 from cdcflow.types import Numbers
+from cdcflow.types.base import as_it_stands
 from cdcflow.types.json import Json
 
 Event = dict[str, Any]
@@ -72,6 +73,8 @@ Converter = Callable[[str], object]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WORDS = {int(op): op.word for op in Op}
+# Comparing with an enum's member looks it up each time.
+_MESSAGE, _TRUNCATE = int(Op.MESSAGE), int(Op.TRUNCATE)
 _WITHOUT_NEW = frozenset((int(Op.DELETE), int(Op.TRUNCATE)))
 
 
@@ -144,7 +147,6 @@ def _converters(relation: Relation, numbers: Numbers) -> Mapping[str, Converter]
 
 
 def _head(
-    *,
     op: int,
     relation: Relation,
     key: Event | None,
@@ -230,6 +232,8 @@ def _group_events(group: Group, batch: Batch, numbers: Numbers) -> Iterator[Even
     names = relation.names
     key = () if relation.full else relation.key
     key_names = tuple(names[i] for i in key)
+    # A comprehension costs as much as all the rest of the key: most tables have one column of it.
+    one_key = key_names[0] if len(key_names) == 1 else ""
     # A typed tuple would cost a conversion per column; the values are what the converters gave.
     convert = _converters(relation, numbers)
     columns = [_column(group.new(i), convert[name]) for i, name in enumerate(names)]
@@ -240,7 +244,8 @@ def _group_events(group: Group, batch: Batch, numbers: Numbers) -> Iterator[Even
     meta = zip(*(group.meta(name).to_pylist() for name, _ in META), strict=True)
     last_lsn, lsn_text = -1, ""
     for number, ((index, op, lsn, ordinal, xid, time), values) in enumerate(zip(meta, rows, strict=True)):
-        new: Event | None = None if op in _WITHOUT_NEW else dict(zip(names, values, strict=True))
+        # As many values as names: the columns are those of the relation.
+        new: Event | None = None if op in _WITHOUT_NEW else dict(zip(names, values))  # noqa: B905
         old: Event | None = olds[number] if olds is not None else None
         absent: Sequence[str] = ()
         bits = unchanged[number] if unchanged is not None else None
@@ -254,33 +259,27 @@ def _group_events(group: Group, batch: Batch, numbers: Numbers) -> Iterator[Even
                 del new[name]
         if lsn != last_lsn:
             last_lsn, lsn_text = lsn, format_lsn(lsn)
-        if op == Op.MESSAGE:
+        position = f"{lsn_text}:{format_ordinal(ordinal)}"
+        if op == _MESSAGE:
             assert new is not None
-            yield _message(new, f"{lsn_text}:{format_ordinal(ordinal)}", xid, timestamp(time))
+            yield _message(new, position, xid, timestamp(time))
             continue
         row = old if new is None else new
         identity: Event | None = None
-        if key_names and row is not None:
-            identity = {name: row.get(name) for name in key_names}
-        found = _head(
-            op=op,
-            relation=relation,
-            key=identity,
-            new=new,
-            old=old,
-            unchanged=absent,
-            json_null=json_nulls.get(number, ()),
-            identity=f"{lsn_text}:{format_ordinal(ordinal)}",
-            xid=xid,
-            commit_time=timestamp(time),
-        )
-        if op == Op.TRUNCATE:
+        if row is not None and key_names:
+            identity = {one_key: row.get(one_key)} if one_key else {name: row.get(name) for name in key_names}
+        nulls = json_nulls.get(number, ()) if json_nulls else ()
+        found = _head(op, relation, identity, new, old, absent, nulls, position, xid, timestamp(time))
+        if op == _TRUNCATE:
             found["truncate"] = _truncate(batch.truncates.get(index, 0))
         yield found
 
 
 def _column(values: Any, convert: Converter) -> list[Any]:
-    return [None if value is None else convert(value) for value in values.to_pylist()]
+    texts: list[Any] = values.to_pylist()
+    if convert is as_it_stands:
+        return texts
+    return [None if value is None else convert(value) for value in texts]
 
 
 def _documents(relation: Relation) -> list[tuple[int, str]]:

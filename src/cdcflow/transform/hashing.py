@@ -4,21 +4,23 @@ Both give the same; a property test holds them against each other.
 """
 
 import hmac
-from array import array
 from collections.abc import Callable
 from hashlib import sha256
 
 import pyarrow as pa
 
 try:
+    from cdcflow.transform._hmac import HAS_INSTRUCTIONS as BY_PROCESSOR
     from cdcflow.transform._hmac import Hmac as Compiled
 except ImportError:  # no compiler was there
-    Compiled = None
+    Compiled, BY_PROCESSOR = None, False
 
 #: Bytes of a block of SHA-256. A longer key is hashed first (RFC 2104, 2).
 BLOCK = 64
 #: Hex digits of a hash.
 DIGITS = 64
+#: Bytes of an offset in Arrow's `string`.
+OFFSET = 4
 
 Hash = Callable[[pa.StringArray], pa.StringArray]
 
@@ -26,6 +28,11 @@ Hash = Callable[[pa.StringArray], pa.StringArray]
 def is_compiled() -> bool:
     """Whether the compiled one is there."""
     return Compiled is not None
+
+
+def has_instructions() -> bool:
+    """Whether it is there, and the processor has instructions for it."""
+    return bool(BY_PROCESSOR)
 
 
 def keyed(key: bytes) -> Hash:
@@ -47,10 +54,10 @@ def by_library(key: bytes) -> Hash:
     return hashes
 
 
-def compiled(key: bytes) -> Hash:
-    """The compiled one, over Arrow's buffers."""
+def compiled(key: bytes, *, portable: bool = False) -> Hash:
+    """The compiled one, over Arrow's buffers. `portable`: as on a processor without instructions for it."""
     assert Compiled is not None
-    made = Compiled(sha256(key).digest() if len(key) > BLOCK else key)
+    made = Compiled(sha256(key).digest() if len(key) > BLOCK else key, portable=portable)
 
     def hashes(values: pa.StringArray) -> pa.StringArray:
         count = len(values)
@@ -61,9 +68,10 @@ def compiled(key: bytes) -> Hash:
             values = pa.concat_arrays([values, values.slice(0, 0)])
         validity, offsets, texts = values.buffers()
         places = memoryview(offsets).cast("i")[: count + 1]
-        out = bytearray(count * DIGITS)
-        made.into(places, memoryview(texts or b"").cast("B"), out)
-        ends = array("i", range(0, (count + 1) * DIGITS, DIGITS))
-        return pa.StringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(out), validity)
+        ends, out = pa.allocate_buffer((count + 1) * OFFSET), pa.allocate_buffer(count * DIGITS)
+        made.into(
+            places, memoryview(texts or b"").cast("B"), memoryview(ends).cast("i"), memoryview(out).cast("B")
+        )
+        return pa.StringArray.from_buffers(count, ends, out, validity)
 
     return hashes

@@ -18,6 +18,11 @@ from cdcflow.errors import Permanent
 Numbers = Literal["safe", "exact"]
 
 
+def as_it_stands(text: str) -> object:
+    """The converter to JSON of what is Postgres' own text there: a column of it need not be converted."""
+    return text
+
+
 @dataclass(frozen=True)
 class PgType(ABC):
     """A Postgres type with its modifier. The text it reads is what the type's output function writes

@@ -11,7 +11,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdcflow.types.base import Family, Known, Numbers, PgType
+from cdcflow.types.base import Family, Known, Numbers, PgType, as_it_stands
 
 #: JavaScript's Number.MAX_SAFE_INTEGER. Integers beyond it are strings in JSON.
 SAFE_INTEGER = 2**53 - 1
@@ -69,7 +69,7 @@ class Numeric(PgType):
         return text
 
     def converter(self, numbers: Numbers) -> Callable[[str], object]:
-        return _digits if numbers == "exact" else self.json
+        return _digits if numbers == "exact" else as_it_stands
 
 
 def _digits(text: str) -> object:

@@ -1,11 +1,12 @@
 """The character types, and `Text`: whatever is Postgres' own text everywhere, because that is the one form
 that loses nothing."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from cdcflow.types.base import Family, Known, PgType
+from cdcflow.types.base import Family, Known, Numbers, PgType, as_it_stands
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class Text(PgType):
 
     def json(self, text: str) -> object:
         return text
+
+    def converter(self, numbers: Numbers) -> Callable[[str], object]:
+        return as_it_stands
 
 
 def as_text(

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import Result
 
 from cdcflow.delivery import LetterStore, Selection
-from cdcflow.delivery.lanes import lanes
+from cdcflow.delivery.lanes import stands
 from cdcflow.delivery.letters import Arrival
 from cdcflow.engine.control import ControlServer
 from cdcflow.engine.places import Places
@@ -39,8 +39,7 @@ def letters(project: Path) -> Iterator[LetterStore]:
         arrivals.append(
             Arrival(
                 change,
-                "public.orders",
-                lanes(row),
+                stands((row,), None),
                 "parked" if i > 3 else "dead",
                 reason if i <= 3 else "",
                 f"answer {i}",

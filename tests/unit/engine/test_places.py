@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from cdcflow.engine.places import Lock, Places
+from cdcflow.engine.places import Places, take_lock
 from cdcflow.errors import EnvironmentFault
+from cdcflow.lock import FileLock
 
 
-def lock(path: Path, timeout: float = 0.0) -> Lock:
-    return Lock(path, what="another engine runs here", hint="stop it", timeout=timeout)
+def lock(path: Path, timeout: float = 0.0) -> FileLock:
+    return take_lock(path, what="another engine runs here", hint="stop it", timeout=timeout)
 
 
 def test_the_folders_are_for_their_owner_alone(tmp_path: Path) -> None:
