@@ -313,7 +313,7 @@ def test_the_flow_stops_at_its_limit_of_letters(bench: Bench) -> None:
     async def test() -> None:
         await until(lambda: worker.report().state == "needs attention")
         assert "limit of 3" in worker.report().reason
-        assert worker.report().checkpoint == 4
+        await until(lambda: worker.report().checkpoint == 4)
 
     during(worker, test)
     assert len(bench.kept()) == 3
