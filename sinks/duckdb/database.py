@@ -18,6 +18,10 @@ from cdcflow_sinks.duckdb.settings import DuckDBSettings
 #: 1.x in people's BI tools.
 STORAGE_VERSION = "v1.2.0"
 
+#: Size of DuckDB's log at which it goes into the file. Each time, the row group that is not full yet (122,880
+#: rows) is compressed anew: at DuckDB's own 16 MiB nearly every large batch did that.
+CHECKPOINT = "64MiB"
+
 
 def configuration(settings: DuckDBSettings) -> Mapping[str, str]:
     """What every connection to the file is opened with; DuckDB refuses a second one that differs."""
@@ -28,6 +32,7 @@ def configuration(settings: DuckDBSettings) -> Mapping[str, str]:
         # People's queries run in the worker: they see tables, not its files and its variables.
         "enable_external_access": "false",
         "python_enable_replacements": "false",
+        "checkpoint_threshold": CHECKPOINT,
         # A row's place says nothing in a table; without the promise large inserts need less memory.
         "preserve_insertion_order": "false",
     }
