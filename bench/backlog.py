@@ -26,8 +26,8 @@ ROW = """
     CASE WHEN i % 10 <> 0 THEN 'a note about order ' || i END
 """
 
-#: What the chain of the bench makes of a row (`throughput.TRANSFORMS`), as columns of the source, so that a flow
-#: without a chain has as much to store.
+#: What the chain of the bench makes of a row (`throughput.TRANSFORMS`), as columns of the source, so that a
+#: flow without a chain has as much to store.
 COMPUTED_COLUMNS = (
     COLUMNS.rstrip()
     + """,

@@ -95,8 +95,8 @@ class Race:
 
 
 def chain_costs(races: Sequence[Race]) -> dict[str, float]:
-    """The rate of DuckDB behind a chain over DuckDB's without one, by backlog. `computed`: over that of a flow
-    without a chain from a table that has the chain's columns already, so that what is stored is as wide."""
+    """The rate of DuckDB behind a chain over DuckDB's without one, by backlog. `computed`: over that of a
+    flow without a chain from a table that has the chain's columns already, so that as much is stored."""
     rates = {(race.backlog, one.contender): one.changes_per_second for race in races for one in race.figures}
     found = {
         backlog: rates[backlog, "chained"] / rates[backlog, "duckdb"]

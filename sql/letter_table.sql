@@ -1,6 +1,6 @@
 -- SQLite. Changes that a flow's sink refused for good (`dead`), and those that wait behind one of them
--- (`parked`). `payload` is the change as the journal had it; `road` the table that the flow's transforms made
--- of `relation`, whose `lanes` it stands on.
+-- (`parked`). `payload` is the change as the journal had it; `stands` where it
+-- stands in which table, as msgpack.
 CREATE TABLE IF NOT EXISTS letter (
     number         INTEGER PRIMARY KEY AUTOINCREMENT,
     flow           TEXT NOT NULL,
@@ -18,8 +18,7 @@ CREATE TABLE IF NOT EXISTS letter (
     first          REAL NOT NULL,
     latest         REAL NOT NULL,
     newer          TEXT,
-    road           TEXT NOT NULL,
-    lanes          BLOB NOT NULL,
+    stands         BLOB NOT NULL,
     payload        BLOB NOT NULL,
     UNIQUE (flow, journal_offset)
 );

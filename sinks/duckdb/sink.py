@@ -17,13 +17,14 @@ from cdcflow.sink import ExpectedTable, Finding, FlowContext, Rendered, SinkOpti
 from cdcflow_sinks.duckdb import database
 from cdcflow_sinks.duckdb.apply import apply, generations
 from cdcflow_sinks.duckdb.backfills import Backfills
-from cdcflow_sinks.duckdb.failures import FATAL, translated
+from cdcflow_sinks.duckdb.failures import is_fatal, translated
 from cdcflow_sinks.duckdb.judging import judge
 from cdcflow_sinks.duckdb.messages import append
 from cdcflow_sinks.duckdb.moving import Replays, move, unrepeatable
 from cdcflow_sinks.duckdb.preview import preview
 from cdcflow_sinks.duckdb.probe import probe
 from cdcflow_sinks.duckdb.query import run_query
+from cdcflow_sinks.duckdb.redelivered import Redelivered, fitted, older
 from cdcflow_sinks.duckdb.relations import Relations
 from cdcflow_sinks.duckdb.settings import DuckDBSettings
 from cdcflow_sinks.duckdb.target import Target, bind, fold, table_name
@@ -32,7 +33,8 @@ Result = TypeVar("Result")
 
 
 class DuckDBSink:
-    """Implements Sink, PositionedSink, Converges, SchemaSink, QuerySink, Probe, Judges, Claims and Previews.
+    """Implements Sink, PositionedSink, Converges, Redelivers, SchemaSink, QuerySink, Probe, Judges, Claims
+    and Previews.
 
     DuckDB blocks while it works, so every call of it runs in a thread of the sink's own; queries run in
     others, beside it.
@@ -82,6 +84,9 @@ class DuckDBSink:
     async def write(self, batch: Batch) -> None:
         await self._run(lambda: self._write(batch))
 
+    async def redeliver(self, batch: Batch, offsets: Sequence[int]) -> None:
+        await self._run(lambda: self._redeliver(batch, offsets))
+
     async def query(self, sql: str) -> pa.Table:
         return await asyncio.to_thread(self._query, sql)
 
@@ -110,7 +115,7 @@ class DuckDBSink:
                 self._open()
             return work()
         except duckdb.Error as error:
-            if isinstance(error, FATAL):
+            if is_fatal(error):
                 self._file.give_up()
             raise translated(error, f"flow {self._flow}, warehouse {self._settings.path}") from error
 
@@ -124,6 +129,7 @@ class DuckDBSink:
             made = self._checkpoints.create()
             Relations(self._connection, self._database).create()
             self._backfills().create()
+            self._redelivered().create()
             replays = Replays(self._connection, self._database, self._flow)
             replays.create()
             self._repeats_until = replays.until()
@@ -147,11 +153,15 @@ class DuckDBSink:
         self._targets.clear()
         with self._file.writing, self._transaction():
             move(self._connection, self._database, self._flow, self._stored(), offset, position, whole=whole)
+            self._redelivered().forget(offset)
         self._repeats_until = Replays(self._connection, self._database, self._flow).until()
         self._settle()
 
     def _backfills(self) -> Backfills:
         return Backfills(self._connection, self._database, self._flow)
+
+    def _redelivered(self) -> Redelivered:
+        return Redelivered(self._connection, self._database, self._flow)
 
     def _settle(self) -> None:
         """DDL goes to the file at once: replaying it from DuckDB's own log has failed (duckdb#19712)."""
@@ -270,6 +280,40 @@ class DuckDBSink:
         if changed:
             self._settle()
 
+    def _redeliver(self, batch: Batch, offsets: Sequence[int]) -> None:
+        refused: dict[int, str] = {}
+        changed = False
+        with self._file.writing, self._transaction():
+            under_way = self._backfills().open()
+            for group in generations(self._redelivered().new(batch, offsets)):
+                target, made = self._present(group.relation)
+                changed |= made
+                now = None if target is None else fitted(group, target.relation)
+                index = group.meta("index")
+                if target is None or now is None:
+                    name = group.relation.qualified
+                    reason = f"{name} has another shape in the warehouse by now: backfill the table"
+                    refused |= dict.fromkeys(index.to_pylist(), reason)
+                    continue
+                of_it = under_way.get(group.relation.oid, [])
+                seen = [backfill.seen for backfill in of_it if backfill.seen is not None]
+                for table in seen:
+                    self._backfills().prepare(table, target)
+                for row, reason in apply(self._connection, target, now, seen).items():
+                    refused[index[row].as_py()] = reason
+            if refused:
+                raise Rejected(refused)
+        if changed:
+            self._settle()
+
+    def _present(self, relation: Relation) -> tuple[Target | None, bool]:
+        """The table as it is, brought to this shape where that is no older one; whether that took DDL."""
+        had = Relations(self._connection, self._database).of(relation.oid)
+        if had is not None and older(relation, had.generation.relation):
+            relation = had.generation.relation
+        made = self._bind(relation) if self._target(relation) is None else False
+        return self._target(relation), made
+
     def _end_backfills(self, backfills: Backfills, marked: Sequence[Mark]) -> None:
         """What the marks of a batch mean behind its rows."""
         if not marked:
@@ -287,7 +331,7 @@ class DuckDBSink:
         if self._connection is None:
             with database.looking(self._settings) as connection:
                 return run_query(connection, sql, schema)
-        cursor = self._connection.cursor()
+        cursor = self._file.beside(self._connection)
         try:
             return run_query(cursor, sql, schema)
         finally:

@@ -88,6 +88,19 @@ INSERT_REPLAY = "INSERT INTO {table} VALUES (?, ?)"
 
 DELETE_REPLAY = "DELETE FROM {table} WHERE flow = ?"
 
+REDELIVERED_TABLE = """
+    CREATE TABLE IF NOT EXISTS {table} (
+        flow VARCHAR NOT NULL,
+        "offset" UBIGINT NOT NULL -- of the journal: of a dead letter that has been delivered
+    )
+"""
+
+READ_REDELIVERED = 'SELECT "offset" FROM {table} WHERE flow = ?'
+
+INSERT_REDELIVERED = "INSERT INTO {table} VALUES (?, ?)"
+
+DELETE_REDELIVERED = 'DELETE FROM {table} WHERE flow = ? AND "offset" >= ?'
+
 BACKFILLS_TABLE = """
     CREATE TABLE IF NOT EXISTS {table} (
         flow VARCHAR NOT NULL,

@@ -11,7 +11,9 @@ requests are not a valid indicator that a new access token must be retrieved".
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cdcflow.errors import Transient, Unauthorized
 from cdcflow.sink import Budget, Limit
@@ -25,8 +27,7 @@ _LEAST = Limit("calls", 100, 10.0)
 #: A token is replaced so long before its end, in seconds: a call and a clock that is a little off fit in.
 _EARLY = 60.0
 
-#: After a 429 that says nothing of when, seconds. The daily limit is over at midnight in the account's time
-#: zone; a quarter of an hour of waiting in vain costs four calls an hour.
+#: After a 429 that says nothing of when, seconds; `_DAILY` where the account's time zone is not known yet.
 _WINDOW = 10.0
 _DAILY = 900.0
 
@@ -39,6 +40,7 @@ class Client:
         self._budget = budget
         #: Known from the first answer on, which need not wait for what a smaller account would have to.
         self._limit: Limit | None = None
+        self._zone: tzinfo | None = None
         self._api = Api("HubSpot", settings.url, timeout=settings.timeout, connections=settings.concurrency)
         self._oauth = _Tokens(self._api, settings.oauth) if settings.oauth is not None else None
 
@@ -47,6 +49,14 @@ class Client:
 
     async def close(self) -> None:
         await self._api.close()
+
+    async def account(self) -> Any:
+        """The id of the account ("portal"). From then on its time zone is known. Raises DeliveryError."""
+        details = await self.get("/account-info/v3/details")
+        if not isinstance(details, Mapping):
+            return None
+        self._zone = time_zone(details)
+        return details.get("portalId")
 
     async def call(self, method: str, path: str, body: object = None) -> Reply:
         """Raises Transient (no answer, a limit), Unauthorized; every other answer is returned."""
@@ -94,17 +104,29 @@ class Client:
 
     def _limited(self, reply: Reply) -> Transient:
         if policy(reply) == "DAILY":
-            return Transient(
-                "the account's daily limit of API calls is used up",
-                retry_after=reply.retry_after if reply.retry_after is not None else _DAILY,
-                hint="it is counted anew from midnight on, in the account's time zone",
-            )
+            return self._limited_today(reply)
         interval = _number(reply.headers, "x-hubspot-ratelimit-interval-milliseconds")
         wish = reply.retry_after
         if wish is None:
             wish = interval / 1000 if interval else _WINDOW
         self._budget.hold(wish)
         return Transient("the account's limit of API calls in ten seconds is used up", retry_after=wish)
+
+    def _limited_today(self, reply: Reply) -> Transient:
+        """HubSpot counts from midnight to midnight in the account's time zone, and does not say when that is
+        (developers.hubspot.com/docs/api-reference/account-account-info-v3/guide)."""
+        what = "the account's daily limit of API calls is used up"
+        if reply.retry_after is not None:
+            return Transient(what, retry_after=reply.retry_after)
+        if self._zone is None:
+            hint = "it is counted anew from midnight on, in the account's time zone"
+            return Transient(what, retry_after=_DAILY, hint=hint)
+        now = datetime.now(UTC)
+        then = midnight(now, self._zone)
+        when = f"{then:%Y-%m-%d %H:%M} in the account's time zone ({then.astimezone(UTC):%H:%M} UTC)"
+        return Transient(
+            what, retry_after=(then - now).total_seconds(), hint=f"HubSpot counts anew from {when} on"
+        )
 
     async def _token(self, instead_of: str = "") -> str:
         if self._oauth is not None:
@@ -154,6 +176,21 @@ class _Tokens:
             hint="check `client_id`, `client_secret` and `refresh_token`: an account that has removed the app"
             " must install it again",
         )
+
+
+def time_zone(details: Mapping[str, Any]) -> tzinfo | None:
+    """The account's, by its name; where this system does not know that, by the offset that it has now."""
+    try:
+        return ZoneInfo(str(details.get("timeZone", "")))
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        offset = details.get("utcOffsetMilliseconds")
+        return timezone(timedelta(milliseconds=offset)) if isinstance(offset, int) else None
+
+
+def midnight(now: datetime, zone: tzinfo) -> datetime:
+    """When the next day begins there; a day may have 23 or 25 hours."""
+    tomorrow = now.astimezone(zone).date() + timedelta(days=1)
+    return datetime.combine(tomorrow, datetime.min.time(), zone)
 
 
 def _number(headers: Mapping[str, str], name: str) -> int | None:

@@ -12,8 +12,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from cdcflow.errors import DeliveryError, Transient
-from cdcflow.sink.records import SKIP, Outcome, Refusal, Wanted
+from cdcflow.errors import DeliveryError, Permanent, Transient
+from cdcflow.sink.records import SKIP, Ledger, Outcome, Refusal, Wanted, record_id
 from cdcflow_sinks.hubspot.answer import failure, read_batch, refusal
 from cdcflow_sinks.hubspot.client import Client, batches
 from cdcflow_sinks.hubspot.settings import Association, HubSpotOptions
@@ -26,8 +26,9 @@ MOST_ASSOCIATIONS = 2_000
 class Objects:
     """A `Destination` of records: the object and the mapping of one flow."""
 
-    def __init__(self, client: Client, options: HubSpotOptions, concurrency: int) -> None:
+    def __init__(self, client: Client, options: HubSpotOptions, ledger: Ledger, concurrency: int) -> None:
         self._client = client
+        self._ledger = ledger
         self._options = options
         self._concurrency = concurrency
         self._path = f"/crm/v3/objects/{options.object}/batch"
@@ -154,7 +155,11 @@ class Objects:
         ]
         outcome = Outcome(done={record.key for record in records} - {record.key for record in there})
         if there:
-            await self._upsert(there, outcome, {})
+            written: dict[str, str] = {}
+            await self._upsert(there, outcome, written)
+            for association in self._options.associate:
+                nothing = {key: (identity, None) for key, identity in written.items()}
+                await self._unlink(association, nothing)
         return outcome
 
     async def read(self, matches: Sequence[str], names: Sequence[str]) -> Mapping[str, Mapping[str, object]]:
@@ -196,18 +201,20 @@ class Objects:
     async def _associate(
         self, association: Association, records: Sequence[Wanted], outcome: Outcome, ids: Mapping[str, str]
     ) -> None:
-        wanted: dict[str, str] = {}
+        given: dict[str, str] = {}
         for record in records:
             value = (record.values or {}).get(association.field)
-            if record.key in ids and isinstance(value, str) and value:
-                wanted[record.key] = value
-        if not wanted:
+            if record.key in ids and isinstance(value, str):
+                given[record.key] = value
+        if not given:
             return
+        wanted = {key: value for key, value in given.items() if value}
         try:
             targets = await self._lookup(association.to, association.match, list(wanted.values()))
+            now = {key: targets.get(fold(association.match, value)) for key, value in wanted.items()}
+            await self._unlink(association, {key: (ids[key], now.get(key)) for key in given})
             pairs = []
-            for key, value in wanted.items():
-                target = targets.get(fold(association.match, value))
+            for key, target in now.items():
                 if target is None:
                     outcome.done.discard(key)
                     outcome.refused[key] = Refusal(
@@ -216,12 +223,39 @@ class Objects:
                     )
                 else:
                     pairs.append((key, ids[key], target))
+            links = [(record_id(key), target) for key, _, target in pairs]
+            await asyncio.to_thread(self._ledger.linking, association.field, links)
             for part in batches(pairs, MOST_ASSOCIATIONS):
                 await self._link(association, part, outcome)
         except DeliveryError as error:
             # What is not associated is not done.
-            outcome.done.difference_update(wanted)
+            outcome.done.difference_update(given)
             outcome.fail(error)
+
+    async def _unlink(self, association: Association, now: Mapping[str, tuple[str, str | None]]) -> None:
+        """Removes what was made before and is not `now`: by key, the record's id and that of the other one.
+        Of a label, that label: there may be others between the two. Raises DeliveryError."""
+        records = {record_id(key): one for key, one in now.items()}
+        known = await asyncio.to_thread(self._ledger.links, association.field, list(records))
+        former = [(record, target) for record, target in known if target != records[record][1]]
+        path = f"/crm/v4/associations/{self._options.object}/{association.to}/batch"
+        for part in batches(former, MOST_ASSOCIATIONS):
+            inputs: list[dict[str, Any]] = []
+            for record, target in part:
+                one: dict[str, Any] = {"from": {"id": records[record][0]}, "to": {"id": target}}
+                if association.label is None:
+                    one["to"] = [one["to"]]
+                else:
+                    one["types"] = [_label(association.label)]
+                inputs.append(one)
+            what = "archive" if association.label is None else "labels/archive"
+            reply = await self._client.call("POST", f"{path}/{what}", {"inputs": inputs})
+            if reply.status not in (200, 204):
+                raise failure(reply) or Permanent(
+                    f"HubSpot does not remove associations with {association.to} ({reply.status})",
+                    hint="look whether the label of `associate` still exists",
+                )
+            await asyncio.to_thread(self._ledger.unlinked, association.field, part)
 
     async def _link(
         self, association: Association, pairs: Sequence[tuple[str, str, str]], outcome: Outcome
@@ -233,9 +267,8 @@ class Objects:
         if association.label is None:
             reply = await self._client.call("POST", f"{path}/associate/default", {"inputs": inputs})
         else:
-            kind = {"associationCategory": "USER_DEFINED", "associationTypeId": association.label}
             for one in inputs:
-                one["types"] = [kind]
+                one["types"] = [_label(association.label)]
             reply = await self._client.call("POST", f"{path}/create", {"inputs": inputs})
         if reply.status not in (200, 201, 207):
             error = failure(reply)
@@ -257,6 +290,10 @@ class Objects:
                     f"the record is written, but HubSpot does not associate it with its {association.to}",
                     refusal(said).answer,
                 )
+
+
+def _label(number: int) -> dict[str, Any]:
+    return {"associationCategory": "USER_DEFINED", "associationTypeId": number}
 
 
 def fold(name: str, value: str) -> str:

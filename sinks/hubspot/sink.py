@@ -40,7 +40,7 @@ class HubSpotSink:
         self._client = Client(settings, context.budget)
         self._ledger = Ledger(context.state / LEDGER)
         self._writer = Writer(
-            Objects(self._client, options, settings.concurrency),
+            Objects(self._client, options, self._ledger, settings.concurrency),
             self._ledger,
             follow=options.deletes != "ignore",
             only_changes=options.only_changes,
@@ -57,8 +57,7 @@ class HubSpotSink:
                 "; ".join(one.message for one in wrong), hint="; ".join(one.remedy for one in wrong)
             )
         # Another account, object or property is another place: nothing of this ledger is there.
-        details = await self._client.get("/account-info/v3/details")
-        portal = details.get("portalId") if isinstance(details, Mapping) else None
+        portal = await self._client.account()
         identity = f"hubspot {portal} {schema.object} {self._options.matched[0]}"
         await asyncio.to_thread(self._ledger.open, identity, keep=self._options.only_changes)
         self._schema = schema

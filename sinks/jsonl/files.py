@@ -11,16 +11,21 @@ failure blocks between others may be missing (they read as zeros), hence the loo
 of the checkpoint gets an fsync of its own only where the lines cannot tell the same: when the last changes
 of a batch were for other flows.
 
+A dead letter that is delivered later has its line where writing has come to by then, marked as `redelivered`,
+and with an offset that is lower than those around it. It says nothing of how far the flow has come.
+
 Every method blocks, and is called from one thread. Files have mode 0600 and a new directory 0700, since they
 hold people's data.
 """
 
 import errno
 import fcntl
+import mmap
 import os
 import re
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,6 +38,8 @@ from cdcflow_sinks.jsonl.settings import Rotate
 PIECE = 1 << 20
 #: The record of the checkpoint is written over itself within one sector, which disks write whole.
 RECORD = 512
+#: The line of a dead letter: nothing else begins so.
+_REDELIVERED = re.compile(rb'^\{"offset":(\d+),"redelivered":true,.*\n', re.MULTILINE)
 #: Conditions that only a person can change; a full disk or a failing one is not among them.
 LASTING = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
 
@@ -118,6 +125,30 @@ class FlowFiles:
             self._roll_back()
             raise failure(error, self._directory) from error
 
+    def append_redelivered(self, offset: int, line: bytes) -> None:
+        """Adds the line of a change from before the checkpoint. Not durable yet."""
+        try:
+            growing = self._growing or self._file_for(offset, len(line))
+            self._buffer += line
+            growing.size += len(line)
+        except OSError as error:
+            self._roll_back()
+            raise failure(error, self._directory) from error
+
+    def commit_redelivered(self) -> None:
+        """Returns when those lines are on disk. The checkpoint is where it was."""
+        try:
+            if self._growing is not None:
+                self._make_durable(self._growing)
+        except OSError as error:
+            self._roll_back()
+            raise failure(error, self._directory) from error
+
+    def redelivered(self) -> Iterator[bytes]:
+        """The lines of dead letters that are here."""
+        for path in sorted(self._own_files()):
+            yield from (line for line, _ in _redelivered_lines(path))
+
     def commit(self, end: int, position: str) -> None:
         """Returns when every line is on disk and so is `end`, up to which no change is missing. `position` is
         that of the change before it."""
@@ -135,12 +166,14 @@ class FlowFiles:
         that of the change before it.
 
         The newest go first and the record goes last, so that a crash leaves the files of some checkpoint in
-        between.
+        between. Before that, lines of dead letters that stay are copied in front of the cut: a crash then may
+        leave them twice, and the same move once more does not.
         """
         try:
             if self._growing is not None:
                 os.close(self._growing.fd)
                 self._growing = None
+            self._keep_redelivered(offset)
             for path in sorted(self._own_files(), reverse=True):
                 size, last, _ = _whole_lines(path, 0, below=offset)
                 if size < path.stat().st_size:
@@ -165,6 +198,26 @@ class FlowFiles:
             self.checkpoint, self.position = offset, position
         except OSError as error:
             raise failure(error, self._directory) from error
+
+    def _keep_redelivered(self, below: int) -> None:
+        kept: dict[bytes, int] = {}
+        there: set[bytes] = set()
+        size, place = 0, None
+        for path in sorted(self._own_files(), reverse=True):
+            size, _, _ = _whole_lines(path, 0, below=below)
+            found = {line: offset for line, offset in _redelivered_lines(path, size) if offset < below}
+            kept, place = found | kept, path
+            if size:
+                there = {line for line, _ in _redelivered_lines(path, 0, size)}
+                break
+        new = [line for line in kept if line not in there]
+        if not new:
+            return
+        if not size:
+            # No other line stays: theirs are a file of their own, in front of all.
+            place = self._directory / f"{self._flow}.{kept[new[0]]:020}.jsonl"
+        assert place is not None
+        _insert(place, size, new)
 
     def close(self) -> None:
         """Closes what is open and gives the lock back; lines that were not committed are cut off."""
@@ -300,11 +353,41 @@ def _whole_lines(path: Path, start: int, below: int | None = None) -> tuple[int,
         file.seek(start)
         for line in file:
             found = _place(line)
-            if found is None or found[0] <= last or (below is not None and found[0] >= below):
+            if found is None or (below is not None and found[0] >= below):
                 break
+            if not _REDELIVERED.match(line):
+                if found[0] <= last:
+                    break
+                last, position = found
             start += len(line)
-            last, position = found
     return start, last, position
+
+
+def _redelivered_lines(path: Path, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int]]:
+    """The lines of dead letters in a part of a file, each with its offset."""
+    if path.stat().st_size <= start:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        for found in _REDELIVERED.finditer(view, start, len(view) if end is None else end):
+            yield found[0], int(found[1])
+
+
+def _insert(path: Path, at: int, lines: Iterable[bytes]) -> None:
+    """Puts lines into a file, which may be a new one, all or none."""
+    made = path.with_suffix(".moving")
+    with made.open("wb") as target:
+        made.chmod(0o600)
+        if path.exists():
+            with path.open("rb") as source:
+                target.write(source.read(at))
+                target.writelines(lines)
+                shutil.copyfileobj(source, target)
+        else:
+            target.writelines(lines)
+        target.flush()
+        os.fsync(target.fileno())
+    made.replace(path)
+    _sync_directory(path.parent)
 
 
 def _place(line: bytes) -> tuple[int, str] | None:

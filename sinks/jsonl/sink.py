@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
+import orjson
+
 from cdcflow.errors import Permanent
 from cdcflow.model import Batch, Position
 from cdcflow.sink import ExpectedTable, Finding, FlowContext, Rendered, judge_events
@@ -19,9 +21,9 @@ Given = TypeVarTuple("Given")
 
 
 class JsonlSink:
-    """A `PositionedSink` and `RewindableSink` over `FlowFiles`. A line is the event (see
-    `cdcflow.sink.event`) with the
-    journal's `offset` before its other fields.
+    """A `PositionedSink` and `RewindableSink` that `Redelivers`, over `FlowFiles`. A line is the event (see
+    `cdcflow.sink.event`) with the journal's `offset` before its other fields, and `redelivered` behind it for
+    a dead letter.
 
     Encoding and writing happen in a thread of the sink's own, so that the worker's loop stays free. A
     write that is cancelled is finished by that thread before `close` returns.
@@ -32,6 +34,8 @@ class JsonlSink:
         self._flow = context.flow
         self._files = FlowFiles(settings.path, context.flow, settings.rotate)
         self._thread: ThreadPoolExecutor | None = None
+        #: The ids of the dead letters that are there, once somebody has asked.
+        self._redelivered: set[str] | None = None
 
     async def open(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"jsonl-{self._flow}")
@@ -46,9 +50,13 @@ class JsonlSink:
     async def move(self, offset: int, position: Position, *, whole: bool) -> None:
         """Lines of changes that will come again are cut off: each is there once, whatever comes."""
         await self._call(self._files.move, offset, str(position))
+        self._redelivered = None
 
     async def write(self, batch: Batch) -> None:
         await self._call(self._write, batch)
+
+    async def redeliver(self, batch: Batch, offsets: Sequence[int]) -> None:
+        await self._call(self._redeliver, batch, offsets)
 
     async def close(self) -> None:
         if self._thread is None:
@@ -92,6 +100,19 @@ class JsonlSink:
             self._files.append(offset, _line(offset, event))
         self._files.commit(batch.end, str(batch.last))
 
+    def _redeliver(self, batch: Batch, offsets: Sequence[int]) -> None:
+        if self._redelivered is None:
+            self._redelivered = {orjson.loads(line)["id"] for line in self._files.redelivered()}
+        new = [
+            (offsets[index], event)
+            for index, event in events(batch, self._settings.numbers)
+            if event["id"] not in self._redelivered
+        ]
+        for offset, event in new:
+            self._files.append_redelivered(offset, _line(offset, event, redelivered=True))
+        self._files.commit_redelivered()
+        self._redelivered.update(event["id"] for _, event in new)
+
     def _look(self) -> list[Finding]:
         path = self._settings.path
         subject = f"files of events in {path}"
@@ -108,5 +129,6 @@ class JsonlSink:
         return [Finding("ok", subject, f"writable, {free // 10**9} GB free")]
 
 
-def _line(offset: int, event: Event) -> bytes:
-    return b'{"offset":%d,%s\n' % (offset, encode(event)[1:])
+def _line(offset: int, event: Event, *, redelivered: bool = False) -> bytes:
+    mark = b'"redelivered":true,' if redelivered else b""
+    return b'{"offset":%d,%s%s\n' % (offset, mark, encode(event)[1:])

@@ -202,7 +202,7 @@ def run_cell(
 
 def _configure(place: Path, given: Mapping[str, Any]) -> Path:
     flow: dict[str, Any] = {"name": "flow", "from": ["public.*"], "to": "sink"}
-    flow |= {name: given[name] for name in ("with", "on_reject") if name in given}
+    flow |= {name: given[name] for name in ("with", "on_reject", "transforms") if name in given}
     # The harness refuses by chance, in bursts that would stop a flow that somebody watches.
     flow["dead_letters"] = {"limit": 100_000, "share": 1.0}
     document = {
@@ -302,8 +302,10 @@ def _retry(config: Any, cell: Cell) -> None:
             cell.wrong["retry"] = f"{len(found)} dead letter(s) cannot be delivered"
             return
         with contextlib.suppress(CdcflowError):
-            for _ in letters.deliver(config, found, force=True):
-                pass
+            outcomes = list(letters.deliver(config, found, force=True))
+            # The warehouse has newer state of these rows, and takes nothing older.
+            over = {outcome["number"] for outcome in outcomes if outcome["what"] == "superseded"}
+            letters.discard(config, [letter for letter in found if letter.number in over], "superseded")
     with contextlib.suppress(TimeoutError):
         eventually(lambda: not letters.chosen(config, letters.Choice()), timeout=30, what="no letters")
 

@@ -157,21 +157,51 @@ class WebhookBatches(_Hook):
         super().__post_init__()
 
 
+#: A file takes every row, so a transform refuses them, as long as there is another file.
+REFUSING = """
+from pathlib import Path
+
+def transform(change):
+    if change.new and change.new["note"] == "poison" and (Path(__file__).parent / "refusing").exists():
+        raise ValueError
+    return change
+"""
+
+
 @dataclass
-class Jsonl:
+class _File:
+    """A sink that writes files here."""
+
     place: Path
     draw: random.Random
 
-    name: ClassVar[str] = "jsonl"
-    faults: ClassVar[Sequence[str]] = ()
-    writes: ClassVar[str] = "events"
+    faults: ClassVar[Sequence[str]] = ("reject",)
 
     def start(self) -> Mapping[str, Any]:
-        return {"sink": {"type": "jsonl", "path": "events"}}
+        (self.place / "refusing.py").write_text(REFUSING)
+        return {"sink": self.settings(), "transforms": [{"python": {"file": "refusing.py"}}]}
 
-    def fault(self, name: str | None) -> None: ...
+    def settings(self) -> Mapping[str, Any]:
+        raise NotImplementedError
 
-    def mend(self) -> None: ...
+    def fault(self, name: str | None) -> None:
+        if name == "reject":
+            (self.place / "refusing").touch()
+        else:
+            self.mend()
+
+    def mend(self) -> None:
+        (self.place / "refusing").unlink(missing_ok=True)
+
+    def stop(self) -> None: ...
+
+
+class Jsonl(_File):
+    name: ClassVar[str] = "jsonl"
+    writes: ClassVar[str] = "events"
+
+    def settings(self) -> Mapping[str, Any]:
+        return {"type": "jsonl", "path": "events"}
 
     def got(self) -> Sequence[Got]:
         found = []
@@ -187,24 +217,13 @@ class Jsonl:
     def state(self) -> Mapping[str, int]:
         return state_of(self.got())
 
-    def stop(self) -> None: ...
 
-
-@dataclass
-class DuckDB:
-    place: Path
-    draw: random.Random
-
+class DuckDB(_File):
     name: ClassVar[str] = "duckdb"
-    faults: ClassVar[Sequence[str]] = ()
     writes: ClassVar[str] = "states"
 
-    def start(self) -> Mapping[str, Any]:
-        return {"sink": {"type": "duckdb", "path": "warehouse.duckdb"}}
-
-    def fault(self, name: str | None) -> None: ...
-
-    def mend(self) -> None: ...
+    def settings(self) -> Mapping[str, Any]:
+        return {"type": "duckdb", "path": "warehouse.duckdb"}
 
     def got(self) -> Sequence[Got]:
         return ()
@@ -213,8 +232,6 @@ class DuckDB:
         with duckdb.connect(str(self.place / "warehouse.duckdb"), read_only=True) as connection:
             rows = connection.execute("SELECT id, version FROM public.contacts").fetchall()
         return {str(key): int(version) for key, version in rows}
-
-    def stop(self) -> None: ...
 
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

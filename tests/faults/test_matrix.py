@@ -15,7 +15,7 @@ from faults.subjects import DuckDB, Subject, Webhook, WebhookBatches
         (Webhook, "reject"),
         (WebhookBatches, "fail after write"),
         (Webhook, "unauthorized"),
-        (DuckDB, None),
+        (DuckDB, "reject"),
         (HubSpotContacts, "reset after write"),
     ],
     ids=lambda value: getattr(value, "name", value),

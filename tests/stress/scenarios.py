@@ -10,6 +10,7 @@ from typing import Any
 
 from cdcflow.testing.postgres import Server
 from cdcflow.testing.receiver import Receiver
+from faults import outage as dead
 from faults.project import Act, Chaos, Project
 from stress import backfill as online
 from stress import rows, shapes
@@ -43,7 +44,7 @@ class Run:
     seed: int
     seconds: float = 60.0
     clients: int = 4
-    #: Of the table that the scenario backfill reads.
+    #: Of the table that the scenario backfill reads; changes of the scenario outage.
     rows: int = 1_000_000
 
     @property
@@ -113,11 +114,20 @@ def backfill(run: Run) -> None:
     online.backfill(run.directory, run.make(), rows=run.rows, seed=run.seed, clients=run.clients)
 
 
+def outage(run: Run) -> None:
+    watch = dead.outage(run.directory, run.make(), changes=run.rows, together=True)
+    memory = ", ".join(f"{name} {size >> 20} MB" for name, size in watch.sizes.items())
+    lag = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in sorted(watch.lag.items()))
+    print(f"{run.rows:,} changes; the dead flow's worker: {memory}; largest lag of others: {lag}", flush=True)
+    print(f"requests in vain: {watch.requests}; it said: {'; '.join(sorted(watch.reasons))}", flush=True)
+
+
 SCENARIOS: dict[str, Callable[[Run], None]] = {
     "dml": dml,
     "ddl": ddl,
     "failover": failover,
     "backfill": backfill,
+    "outage": outage,
 }
 
 

@@ -1,6 +1,10 @@
 """`cdcflow deadletters`: changes that a sink refused for good, and what is parked behind them."""
 
+import functools
+import inspect
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,29 +26,60 @@ app = typer.Typer(
 )
 
 Numbers = Annotated[list[int] | None, typer.Argument(help="Their numbers, as `list` shows them.")]
-FlowName = Annotated[str | None, typer.Option("--flow", help="Only those of this flow.")]
-Table = Annotated[str | None, typer.Option("--table", help="Only those of this table.")]
-Cause = Annotated[str | None, typer.Option("--cause", help="Only those of this cause, by its short name.")]
-Key = Annotated[
-    str | None, typer.Option("--key", help="Only those of this row: 42, or 1,de for two columns.")
-]
-Since = Annotated[
-    str | None, typer.Option("--since", help="Only those since: 2h (ago), or 2026-11-24T10:00:00Z.")
-]
-Until = Annotated[str | None, typer.Option("--until", help="Only those before.")]
 All = Annotated[bool, typer.Option("--all", help="All that the other options leave.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
+def _choice(
+    flow: Annotated[str | None, typer.Option("--flow", help="Only those of this flow.")] = None,
+    table: Annotated[str | None, typer.Option("--table", help="Only those of this table.")] = None,
+    cause: Annotated[
+        str | None, typer.Option("--cause", help="Only those of this cause, by its short name.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", help="Only those of this row: 42, or 1,de for two columns.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Only those since: 2h (ago), or 2026-11-24T10:00:00Z.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Only those before.")] = None,
+) -> "Choice":
+    from cdcflow.engine.letters import Choice
+
+    return Choice(
+        flow=flow,
+        table=table,
+        cause=cause,
+        key=key,
+        since=_time(since, "--since"),
+        until=_time(until, "--until"),
+    )
+
+
+def _choosing(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of `_choice`, and their `Choice` as its argument `choice`."""
+    options = inspect.signature(_choice).parameters
+    own = inspect.signature(command)
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        chosen = {name: given.pop(name) for name in options}
+        command(choice=_choice(**chosen), **given)
+
+    # Typer reads both.
+    parameters = [one for one in own.parameters.values() if one.name != "choice"]
+    shown = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*parameters, *options.values())]
+    run.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
+    run.__annotations__ = {**_choice.__annotations__, **command.__annotations__}
+    del run.__annotations__["choice"]
+    return run
+
+
 @app.command("list")
+@_choosing
 def list_(
     context: typer.Context,
-    flow: FlowName = None,
-    table: Table = None,
-    cause: Cause = None,
-    key: Key = None,
-    since: Since = None,
-    until: Until = None,
+    choice: "Choice",
     parked: Annotated[bool, typer.Option("--parked", help="Those that wait behind others, too.")] = False,
     by_cause: Annotated[bool, typer.Option("--by-cause", help="One line per cause.")] = False,
     discarded: Annotated[bool, typer.Option("--discarded", help="What was discarded, why, by whom.")] = False,
@@ -57,7 +92,6 @@ def list_(
     if discarded:
         _print_audit(letters.audit(config), as_json)
         return
-    choice = _choice(flow=flow, table=table, cause=cause, key=key, since=since, until=until)
     found = letters.chosen(config, choice)
     if by_cause:
         groups = letters.groups(found)
@@ -72,7 +106,7 @@ def list_(
         output.json([letters.summary(letter) for letter in shown])
         return
     output.table(
-        ("number", "flow", "table", "key", "op", "state", "tries", "latest", "cause", "reason"),
+        ("number", "flow", "table", "key", "op", "state", "tries", "latest", "newer", "cause", "reason"),
         [
             (
                 letter.number,
@@ -83,6 +117,7 @@ def list_(
                 letter.state,
                 letter.attempts,
                 _moment(letter.latest),
+                str(letter.newer) if letter.newer else None,
                 letters.cause_name(letter.cause) if letter.cause else None,
                 letter.reason or None,
             )
@@ -118,15 +153,11 @@ def show(
 
 
 @app.command("retry")
+@_choosing
 def retry(
     context: typer.Context,
+    choice: "Choice",
     numbers: Numbers = None,
-    flow: FlowName = None,
-    table: Table = None,
-    cause: Cause = None,
-    key: Key = None,
-    since: Since = None,
-    until: Until = None,
     everything: All = False,
     rate: Annotated[float | None, typer.Option("--rate", min=0.01, help="At most so many a second.")] = None,
     force: Annotated[
@@ -138,71 +169,62 @@ def retry(
     from cdcflow.engine import letters
 
     config = load_config(context)
-    choice = _choice(numbers, flow=flow, table=table, cause=cause, key=key, since=since, until=until)
-    found = _meant(config, choice, everything, "retry")
+    found = _meant(config, replace(choice, numbers=tuple(numbers or ())), everything, "retry")
     counts: dict[str, int] = {}
-    reasons: dict[str, int] = {}
+    reasons: dict[tuple[str, str], int] = {}
     outcomes: list[dict[str, Any]] = []
     try:
         for outcome in letters.deliver(config, found, force=force, rate=rate):
             outcomes.append(outcome)
             counts[outcome["what"]] = counts.get(outcome["what"], 0) + 1
-            if outcome["what"] == "refused":
-                reasons[outcome["reason"]] = reasons.get(outcome["reason"], 0) + 1
+            if outcome["reason"]:
+                why = outcome["what"], outcome["reason"]
+                reasons[why] = reasons.get(why, 0) + 1
     finally:
         if as_json:
             output.json(outcomes)
         elif outcomes:
             output.say(", ".join(f"{count} {what}" for what, count in counts.items()))
-    for reason, count in reasons.items():
-        output.warn(f"{count} refused again: {reason}")
-    if counts.get("superseded"):
+    for (what, reason), count in reasons.items():
+        output.warn(f"{count} {what}{' again' if what == 'refused' else ''}: {reason}")
+    superseded = sum(outcome["what"] == "superseded" and not outcome["reason"] for outcome in outcomes)
+    if superseded:
         output.warn(
-            f"newer state of {counts['superseded']} row(s) has gone out since: delivering the older one would"
+            f"newer state of {superseded} row(s) has gone out since: delivering the older one would"
             " bring it back; do so with --force, or discard the letter"
         )
-    if any(counts.get(what) for what in ("refused", "superseded", "unknown")):
+    if any(counts.get(what) for what in ("refused", "superseded", "parked", "unknown")):
         raise typer.Exit(1)
 
 
 @app.command("discard")
+@_choosing
 def discard(
     context: typer.Context,
+    choice: "Choice",
     reason: Annotated[str, typer.Option("--reason", help="Why; kept in the audit.")],
     numbers: Numbers = None,
-    flow: FlowName = None,
-    table: Table = None,
-    cause: Cause = None,
-    key: Key = None,
-    since: Since = None,
-    until: Until = None,
     everything: All = False,
 ) -> None:
     """Discard dead letters for good. What was parked behind them goes out."""
     from cdcflow.engine import letters
 
     config = load_config(context)
-    choice = _choice(numbers, flow=flow, table=table, cause=cause, key=key, since=since, until=until)
-    found = _meant(config, choice, everything, "discard")
+    found = _meant(config, replace(choice, numbers=tuple(numbers or ())), everything, "discard")
     output.say(f"{letters.discard(config, found, reason)} dead letter(s) discarded")
 
 
 @app.command("export")
+@_choosing
 def export(
     context: typer.Context,
+    choice: "Choice",
     file: Annotated[Path | None, typer.Option("--file", "-o", help="Instead of stdout.")] = None,
-    flow: FlowName = None,
-    table: Table = None,
-    cause: Cause = None,
-    key: Key = None,
-    since: Since = None,
-    until: Until = None,
 ) -> None:
     """Write dead letters and parked changes as JSON lines, each with its change. They stay where they are."""
     from cdcflow.engine import letters
 
     config = load_config(context)
-    choice = _choice(flow=flow, table=table, cause=cause, key=key, since=since, until=until)
     found = letters.chosen(config, choice)
     lines = (output.dumps(letters.document(config, letter)) for letter in found)
     if file is None:
@@ -216,33 +238,8 @@ def export(
     output.say(f"{len(found)} change(s) written to {file}")
 
 
-def _choice(
-    numbers: list[int] | None = None,
-    *,
-    flow: str | None,
-    table: str | None,
-    cause: str | None,
-    key: str | None,
-    since: str | None,
-    until: str | None,
-) -> "Choice":
-    from cdcflow.engine.letters import Choice
-
-    return Choice(
-        numbers=tuple(numbers or ()),
-        flow=flow,
-        table=table,
-        cause=cause,
-        key=key,
-        since=_time(since, "--since"),
-        until=_time(until, "--until"),
-    )
-
-
 def _meant(config: "Config", choice: "Choice", everything: bool, verb: str) -> "list[Letter]":
     """The dead letters that are chosen. Choosing nothing is not choosing all."""
-    from dataclasses import replace
-
     from cdcflow.engine import letters
 
     if choice.everything and not everything:

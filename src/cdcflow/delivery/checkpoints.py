@@ -25,10 +25,10 @@ class Checkpoint:
 
 
 class CheckpointStore(Database):
-    """Checkpoints by flow, in the state database."""
+    """Checkpoints by flow, in the state database; `tables` are others that are written together with them."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "checkpoint_table")
+    def __init__(self, path: Path, *tables: str) -> None:
+        super().__init__(path, "checkpoint_table", *tables)
 
     def get(self, flow: str) -> Checkpoint | None:
         """None for a flow that never had one."""

@@ -18,13 +18,13 @@ import pyarrow.compute as pc
 
 from cdcflow.delivery.breaker import Breaker
 from cdcflow.delivery.feed import position_at
-from cdcflow.delivery.lanes import Lane, Standing, lanes
+from cdcflow.delivery.lanes import Standing, Stands, stands
 from cdcflow.delivery.letters import Arrival, LetterStore, Placed
-from cdcflow.delivery.payload import from_journal
+from cdcflow.delivery.payload import changes_at, from_journal
 from cdcflow.delivery.refusals import Limits, Watch
 from cdcflow.errors import DeliveryError, Permanent, Rejected, TooLarge, Transient
 from cdcflow.journal import Reader
-from cdcflow.model import ORIGIN, Batch, Change, Position
+from cdcflow.model import ORIGIN, Batch, Change
 from cdcflow.sink.sizing import Size
 
 OnReject = Literal["park", "supersede", "stop"]
@@ -52,6 +52,10 @@ class Terms:
     deadline: float | None = None
     #: A sink that keeps its checkpoint stores a batch as a whole or not at all.
     whole: bool = False
+    #: The last state of a row is all that counts to the sink.
+    states: bool = False
+    #: The flow has transforms: behind them, a row may be another one than at the source.
+    transforms: bool = False
 
 
 @dataclass
@@ -66,6 +70,8 @@ class _Work:
     #: Kept as letters, and not written.
     aside: set[int]
     refused: int = 0
+    #: In a flow with transforms: where each change stands, once somebody has asked.
+    stands: dict[int, Stands] | None = None
 
 
 class Handover:
@@ -92,8 +98,8 @@ class Handover:
         self._written: set[int] = set()
         self._aside: set[int] = set()
         self.placed: dict[int, Placed] = {}
-        #: Everything kept; what later changes have to wait for is the same with `park`.
-        self.standing = Standing()
+        #: Everything kept, and what of it later changes have to wait for.
+        self.standing, self.holding = Standing(), Standing()
         self.dead = self.parked = 0
         #: Letters have gone since this was last set to False: others may be free to go.
         self.loosened = True
@@ -103,7 +109,7 @@ class Handover:
         if self._letters is None:
             return
         found = await asyncio.to_thread(self._letters.placed, self.flow)
-        self.placed, self.standing = {}, Standing()
+        self.placed, self.standing, self.holding = {}, Standing(), Standing()
         self.dead = self.parked = 0
         self._remember(found)
         self.loosened = True
@@ -141,7 +147,7 @@ class Handover:
                 await self._write(sink, work, part, reader)
             else:
                 work.reached = part.end
-        await self._settle(work)
+        await self._settle(work, reader)
         self._watch.handled(len(batch) + len(batch.refused), work.refused)
         self._work = None
         if self._written or self._aside:
@@ -159,6 +165,9 @@ class Handover:
     async def _write(self, sink: Writer, work: _Work, part: Batch, reader: Reader) -> None:
         """Writes a part, or what of it can be written. Raises what the sink does when the rest has to
         wait."""
+        if self.terms.whole:
+            # Once it is stored nobody tells it again, whatever happens before it is settled.
+            await self._mark(work, part, reader)
         try:
             async with self.attempt():
                 await self._in_time(sink, part)
@@ -229,31 +238,27 @@ class Handover:
                 f"{why}, the first because: {first}",
                 hint="nothing became a dead letter; mend the cause, then `cdcflow flow retry`",
             )
-        own = chosen(work.batch, [offset - work.batch.base for offset in refused])
-        known = {change.offset: change for change in own.changes()}
+        at = await self._stands(work, work.batch, reader, refused)
         raw = await asyncio.to_thread(from_journal, reader, refused)
-        arrivals = []
-        for offset, (reason, answer) in refused.items():
-            # What a transform refuses has no other form than the journal's.
-            change = known.get(offset) or next(iter(raw[offset].changes()))
-            road = change.relation.qualified
-            arrivals.append(Arrival(raw[offset], road, lanes(change), "dead", reason, answer))
+        arrivals = [
+            Arrival(raw[offset], at[offset], "dead", reason, answer)
+            for offset, (reason, answer) in refused.items()
+        ]
         await self._keep(work, arrivals)
         work.refused += len(refused)
 
     async def _park(self, work: _Work, reader: Reader) -> None:
-        """Puts aside what has to wait behind a letter, with `park`."""
-        if self.terms.on_reject != "park" or not self.standing:
+        """Puts aside what has to wait behind a letter."""
+        if not self.holding:
             return
-        waiting: dict[int, tuple[str, tuple[Lane, ...]]] = {}
+        waiting: dict[int, Stands] = {}
         ahead = Standing()
-        for change in _of_tables(work.left, self.standing.tables()):
-            if change.offset < work.reached:
+        for offset, at in (await self._stands(work, work.left, reader)).items():
+            if offset < work.reached:
                 continue
-            on, table = lanes(change), change.relation.qualified
-            if self.standing.before(table, on, change.offset) or ahead.before(table, on, change.offset):
-                waiting[change.offset] = table, on
-                ahead.add(table, on, change.offset)
+            if self.holding.before(at, offset) or ahead.before(at, offset):
+                waiting[offset] = at
+                ahead.add(at, offset)
         if not waiting:
             return
         new = [offset for offset in waiting if offset not in self._offsets()]
@@ -264,12 +269,28 @@ class Handover:
                 hint="deliver or discard the dead letters: `cdcflow deadletters list`",
             )
         raw = await asyncio.to_thread(from_journal, reader, waiting)
-        arrivals = [Arrival(raw[offset], *where, "parked") for offset, where in waiting.items()]
+        arrivals = [Arrival(raw[offset], at, "parked") for offset, at in waiting.items()]
         await self._keep(work, arrivals)
+
+    async def _stands(
+        self, work: _Work, part: Batch, reader: Reader, offsets: Collection[int] | None = None
+    ) -> dict[int, Stands]:
+        """Where changes of a part stand, by offset and in order: these, or all that can meet a letter."""
+        if self.terms.transforms:
+            if work.stands is None:
+                work.stands = await asyncio.to_thread(_looked_up, work.batch, reader)
+            wanted = {part.base + index for index in _indexes(part)} if offsets is None else offsets
+            return {offset: work.stands[offset] for offset in sorted(wanted)}
+        found = _of_tables(part, self.standing.tables()) if offsets is None else _at(part, offsets)
+        return {change.offset: stands((change,), None) for change in found}
 
     async def _keep(self, work: _Work, arrivals: list[Arrival]) -> None:
         assert self._letters is not None
-        self._remember(await asyncio.to_thread(self._letters.add, self.flow, arrivals, self.terms.revision))
+        found = await asyncio.to_thread(self._letters.add, self.flow, arrivals, self.terms.revision)
+        if self.terms.whole:
+            # What was marked in front of a write that has been refused is not any more.
+            found = await asyncio.to_thread(self._letters.placed, self.flow)
+        self._remember(found)
         offsets = {arrival.change.base for arrival in arrivals}
         work.aside |= offsets
         self._aside |= offsets
@@ -278,7 +299,7 @@ class Handover:
     def _offsets(self) -> Collection[int]:
         return {placed.offset for placed in self.placed.values()} if self.placed else ()
 
-    async def _settle(self, work: _Work) -> None:
+    async def _settle(self, work: _Work, reader: Reader) -> None:
         """After everything of the batch: letters of what has now gone out end, and those that something newer
         has gone out for know it."""
         if not self.placed or self._letters is None:
@@ -292,42 +313,71 @@ class Handover:
         if gone:
             await asyncio.to_thread(self._letters.remove, [placed.number for placed in gone])
             self.drop(gone)
-        newer: dict[int, Position] = {}
-        by_offset = {placed.offset: placed for placed in self.placed.values()}
-        for change in _of_tables(work.batch, self.standing.tables()):
-            if change.offset in work.aside:
-                continue
-            for offset in self.standing.on(change.relation.qualified, lanes(change), change.offset):
-                newer[by_offset[offset].number] = change.position
+        await self._mark(work, work.batch, reader)
+
+    async def _mark(self, work: _Work, part: Batch, reader: Reader) -> None:
+        """Tells letters of later changes of their rows that go out, or are about to."""
+        if self._letters is None or all(placed.newer for placed in self.placed.values()):
+            return
+        older = {placed.offset: placed.number for placed in self.placed.values() if not placed.newer}
+        newer: dict[int, int] = {}
+        for offset, at in (await self._stands(work, part, reader)).items():
+            if offset not in work.aside:
+                for one in self.standing.on(at, offset) & older.keys():
+                    newer.setdefault(older[one], offset)
         if newer:
-            await asyncio.to_thread(self._letters.mark_newer, list(newer.items()))
-            for number in newer:
-                self.placed[number] = replace(self.placed[number], newer=True)
+            positions = {change.offset: change.position for change in _at(part, set(newer.values()))}
+            marks = [(number, positions[offset]) for number, offset in newer.items()]
+            await asyncio.to_thread(self._letters.mark_newer, marks)
+            self.outrun(newer)
 
     # The letters that are known.
+
+    def older_than(self, gone: Collection[Placed]) -> dict[int, int]:
+        """The letters, by number, that are older state of a row of which one of these has gone out, and the
+        number of that."""
+        numbers = {one.offset: one.number for one in self.placed.values() if not one.newer}
+        found: dict[int, int] = {}
+        for placed in sorted(gone, key=lambda one: one.offset):
+            for offset in self.standing.on(placed.stands, placed.offset) & numbers.keys():
+                found.setdefault(numbers[offset], placed.number)
+        return {number: by for number, by in found.items() if number not in {one.number for one in gone}}
+
+    def outrun(self, numbers: Iterable[int]) -> None:
+        """Newer state than theirs has gone out."""
+        for number in numbers:
+            self.placed[number] = replace(self.placed[number], newer=True)
 
     def died(self, placed: Placed) -> None:
         """It was refused itself."""
         if placed.state == "parked":
-            self.placed[placed.number] = replace(placed, state="dead")
-            self.dead, self.parked = self.dead + 1, self.parked - 1
+            self._remember([replace(placed, state="dead")])
 
     def _remember(self, found: Collection[Placed]) -> None:
         self.drop([self.placed[one.number] for one in found if one.number in self.placed])
         for placed in found:
             self.placed[placed.number] = placed
-            self.standing.add(placed.road, placed.lanes, placed.offset)
+            self.standing.add(placed.stands, placed.offset)
+            if self._holds(placed):
+                self.holding.add(placed.stands, placed.offset)
             self.dead += placed.state == "dead"
             self.parked += placed.state == "parked"
 
     def drop(self, gone: Iterable[Placed]) -> None:
         """They are letters no more."""
         self.loosened = True
-        for placed in gone:
-            del self.placed[placed.number]
-            self.standing.remove(placed.road, placed.lanes, placed.offset)
+        for one in gone:
+            placed = self.placed.pop(one.number)
+            self.standing.remove(placed.stands, placed.offset)
+            if self._holds(placed):
+                self.holding.remove(placed.stands, placed.offset)
             self.dead -= placed.state == "dead"
             self.parked -= placed.state == "parked"
+
+    def _holds(self, placed: Placed) -> bool:
+        """Whether later changes of its row have to wait for it. With `supersede` those do behind a change of
+        the key: what comes for the new one does not take away the row under the old."""
+        return self.terms.on_reject == "park" or placed.moves or placed.state == "parked"
 
 
 def _by_offset(part: Batch, error: DeliveryError) -> dict[int, tuple[str, str]]:
@@ -345,6 +395,24 @@ def _without(batch: Batch, offsets: Collection[int]) -> Batch:
     return batch.with_groups(
         [group.take(pc.invert(pc.is_in(group.meta("index"), value_set=values))) for group in batch.groups]
     )
+
+
+def _at(batch: Batch, offsets: Collection[int]) -> Iterable[Change]:
+    return chosen(batch, [offset - batch.base for offset in offsets]).changes()
+
+
+def _looked_up(batch: Batch, reader: Reader) -> dict[int, Stands]:
+    """Where the changes of a batch stand behind the transforms and at the source, those among them that a
+    transform has refused."""
+    made: dict[int, list[Change]] = {batch.base + index: [] for index in batch.refused}
+    for change in batch.changes():
+        made.setdefault(change.offset, []).append(change)
+    source = {change.offset: change for change in changes_at(reader, made)}
+    return {offset: stands(parts, source[offset]) for offset, parts in made.items()}
+
+
+def _indexes(batch: Batch) -> set[int]:
+    return {index for group in batch.groups for index in group.meta("index").to_pylist()}
 
 
 def _of_tables(batch: Batch, tables: Iterable[str]) -> Iterable[Change]:

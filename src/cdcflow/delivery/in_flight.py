@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cdcflow.delivery.database import Database
+from cdcflow.delivery.checkpoints import CheckpointStore
 from cdcflow.delivery.feed import Piece, joined, pieces, position_at
 from cdcflow.journal import Reader
 from cdcflow.model import ORIGIN, Batch
@@ -17,19 +17,23 @@ class InFlight:
     """By flow. Raises EnvironmentFault when the state database cannot be used."""
 
     def __init__(self, path: Path) -> None:
-        self._db = Database(path, "in_flight_table")
+        self._store = CheckpointStore(path, "in_flight_table")
 
-    def begin(self, flow: str, batch: Batch) -> None:
-        """It is about to be written; durable on return."""
-        self._db.write("REPLACE INTO in_flight VALUES (?, ?, ?)", flow, batch.base, batch.end)
+    def begin(self, flow: str, batch: Batch, delivered: Batch | None = None) -> None:
+        """It is about to be written; durable on return, with the checkpoint behind what is `delivered`: one
+        fsync between two batches and not two."""
+        with self._store.transaction():
+            if delivered is not None:
+                self._store.save(flow, delivered.end, delivered.last)
+            self._store.write("REPLACE INTO in_flight VALUES (?, ?, ?)", flow, batch.base, batch.end)
 
     def of(self, flow: str, offset: int) -> int | None:
         """Where the batch ends that began at the flow's checkpoint, or None."""
-        found = self._db.one("SELECT end_offset FROM in_flight WHERE flow = ? AND base = ?", flow, offset)
+        found = self._store.one("SELECT end_offset FROM in_flight WHERE flow = ? AND base = ?", flow, offset)
         return None if found is None else int(found[0])
 
     def close(self) -> None:
-        self._db.close()
+        self._store.close()
 
 
 async def read_again(

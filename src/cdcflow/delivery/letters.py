@@ -5,17 +5,18 @@ place."""
 
 import getpass
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import msgpack
 import orjson
 
 from cdcflow import sql
 from cdcflow.delivery.causes import cause
 from cdcflow.delivery.database import Database
-from cdcflow.delivery.lanes import Lane
+from cdcflow.delivery.lanes import Stand, Stands
 from cdcflow.delivery.payload import pack
 from cdcflow.errors import CdcflowError
 from cdcflow.model import Batch, Position, Unchanged
@@ -56,12 +57,10 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A change that is to be kept: `change` as the journal has it, and the lanes that it stands on, of which
-    table (`road`), as the flow's transforms left it."""
+    """A change that is to be kept: `change` as the journal has it, and where it stands."""
 
     change: Batch
-    road: str
-    lanes: tuple[Lane, ...]
+    stands: Stands
     state: State
     reason: str = ""
     answer: str = ""
@@ -74,9 +73,13 @@ class Placed:
     number: int
     offset: int
     state: State
-    road: str
-    lanes: tuple[Lane, ...]
+    stands: Stands
     newer: bool
+
+    @property
+    def moves(self) -> bool:
+        """Whether it changes its row's key, so that no later change says all that it does."""
+        return any(len(stand.lanes) > 1 for stand in self.stands)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +103,13 @@ class LetterStore:
         self._db = Database(path, "letter_table", "letter_audit_table")
 
     def add(self, flow: str, arrivals: Sequence[Arrival], revision: str) -> list[Placed]:
-        """Keeps them all or none; durable on return."""
+        """Keeps them all or none; durable on return. What is kept has not gone out, so it supersedes none."""
         now = time.time()
         statement = sql.load("letter_add")
         with self._db.transaction():
             for arrival in arrivals:
                 self._db.write(statement, *_values(flow, arrival, revision, now))
+            self._db.write(sql.load("letter_unmark"), flow)
         offsets = [arrival.change.base for arrival in arrivals]
         return self._placed(flow, offsets)
 
@@ -114,7 +118,7 @@ class LetterStore:
         return self._placed(flow, None)
 
     def _placed(self, flow: str, offsets: Sequence[int] | None) -> list[Placed]:
-        columns = "SELECT number, journal_offset, state, road, lanes, newer FROM letter WHERE flow = ?"
+        columns = "SELECT number, journal_offset, state, stands, newer FROM letter WHERE flow = ?"
         if offsets is None:
             rows = self._db.all(f"{columns} ORDER BY journal_offset", flow)
         else:
@@ -124,8 +128,8 @@ class LetterStore:
                 marks = ", ".join("?" * len(part))
                 rows += self._db.all(f"{columns} AND journal_offset IN ({marks})", flow, *part)
         return [
-            Placed(number, offset, state, road, _split(lanes), newer is not None)
-            for number, offset, state, road, lanes, newer in rows
+            Placed(number, offset, state, _unpacked(stands), newer is not None)
+            for number, offset, state, stands, newer in rows
         ]
 
     def select(self, which: Selection, most: int = -1) -> list[Letter]:
@@ -167,10 +171,23 @@ class LetterStore:
         )
 
     def mark_newer(self, marks: Iterable[tuple[int, Position]]) -> None:
-        """A later change of the letter's key has gone out."""
+        """A later change of the letter's key has gone out, or is about to. The first one counts."""
         with self._db.transaction():
             for number, position in marks:
-                self._db.write("UPDATE letter SET newer = ? WHERE number = ?", str(position), number)
+                self._db.write(
+                    "UPDATE letter SET newer = ? WHERE number = ? AND newer IS NULL",
+                    *(str(position.whole), number),
+                )
+
+    def outrun(self, older: Mapping[int, int]) -> None:
+        """Letters, by number, of which a later one of the same row has gone out first: its number."""
+        with self._db.transaction():
+            for number, by in older.items():
+                self._db.write(
+                    "UPDATE letter SET newer = (SELECT position FROM letter WHERE number = ?)"
+                    " WHERE number = ? AND newer IS NULL",
+                    *(by, number),
+                )
 
     def discard(self, numbers: Sequence[int], why: str, who: str = "") -> int:
         """Removes them, and keeps in the audit that it was done; returns how many there were.
@@ -230,14 +247,13 @@ def _values(flow: str, arrival: Arrival, revision: str, now: float) -> tuple[Any
         1 if arrival.state == "dead" else 0,
         revision,
         now,
-        arrival.road,
-        b"".join(arrival.lanes),
+        msgpack.packb(arrival.stands),
         pack(arrival.change),
     )
 
 
-def _split(lanes: bytes) -> tuple[Lane, ...]:
-    return tuple(lanes[i : i + 12] for i in range(0, len(lanes), 12))
+def _unpacked(stands: bytes) -> Stands:
+    return tuple(Stand(table, tuple(lanes)) for table, lanes in msgpack.unpackb(stands))
 
 
 def _letter(row: Sequence[Any]) -> Letter:

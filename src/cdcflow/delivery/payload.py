@@ -1,7 +1,8 @@
 """A change on its own, as bytes that need no journal: with its table's shape and Postgres' own text of its
 values, so that it can be delivered long after the journal has let go of it."""
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgpack
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from cdcflow.errors import JournalError
 from cdcflow.journal import Reader
-from cdcflow.model import Batch, Group, Position, Relation
+from cdcflow.model import Batch, Change, Group, Position, Relation
 
 #: What is looked through at once for changes that are to be kept.
 _CHANGES, _BYTES = 10_000, 8 << 20
@@ -52,15 +53,29 @@ def unpack(payload: bytes, base: int | None = None) -> Batch:
 def from_journal(reader: Reader, offsets: Iterable[int]) -> dict[int, Batch]:
     """The changes at these offsets, each a batch of its own. Raises JournalError where one is not there."""
     found: dict[int, Batch] = {}
+    for frame, inside in _frames(reader, offsets):
+        for offset in inside:
+            found[offset] = frame.slice(offset - frame.base, offset - frame.base + 1)
+    return found
+
+
+def changes_at(reader: Reader, offsets: Iterable[int]) -> Iterator[Change]:
+    """The changes at these offsets, in order. Raises JournalError where one is not there."""
+    for frame, inside in _frames(reader, offsets):
+        wanted = set(inside)
+        run = frame.slice(inside[0] - frame.base, inside[-1] - frame.base + 1)
+        yield from (change for change in run.changes() if change.offset in wanted)
+
+
+def _frames(reader: Reader, offsets: Iterable[int]) -> Iterator[tuple[Batch, list[int]]]:
+    """What of the journal holds these offsets, and which of them, in order."""
     missing = sorted(set(offsets))
     while missing:
-        frames = reader.read(missing[0], max_changes=_CHANGES, max_bytes=_BYTES)
-        for frame in frames:
-            inside = [offset for offset in missing if frame.base <= offset < frame.end]
-            for offset in inside:
-                found[offset] = frame.slice(offset - frame.base, offset - frame.base + 1)
-        left = [offset for offset in missing if offset not in found]
-        if len(left) == len(missing):
+        before = len(missing)
+        for frame in reader.read(missing[0], max_changes=_CHANGES, max_bytes=_BYTES):
+            inside = missing[: bisect_left(missing, frame.end)]
+            if inside and inside[0] >= frame.base:
+                missing = missing[len(inside) :]
+                yield frame, inside
+        if len(missing) == before:
             raise JournalError(f"the journal does not hold the change at offset {missing[0]}")
-        missing = left
-    return found

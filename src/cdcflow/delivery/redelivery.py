@@ -16,6 +16,8 @@ from cdcflow.sink import Redelivers, SchemaSink, Sink, TransactionalSink
 #: Letters that go out between two of the flow's batches: a retry of thousands does not hold up what is new.
 AT_ONCE = 100
 
+_FINAL = "the sink has newer state of the row, and its tables go back for nobody: discard the letter"
+
 What = Literal["delivered", "refused", "superseded", "parked", "dropped", "unknown"]
 
 
@@ -92,26 +94,41 @@ class Redelivery:
         await self._let_out(sink)
 
     async def _do(self, job: Job, sink: Sink) -> None:
-        ready: list[Placed] = []
+        wanted: list[Placed] = []
         for number in job.numbers:
             placed = self._handover.placed.get(number)
             if placed is None:
                 job.found.append(Outcome(number, "unknown"))
+            elif placed.newer and self._final(placed, sink):
+                job.found.append(Outcome(number, "superseded", _FINAL))
             elif placed.newer and not job.force:
                 job.found.append(Outcome(number, "superseded"))
-            elif self._behind(placed):
-                job.found.append(Outcome(number, "parked"))
             else:
-                ready.append(placed)
-        ready.sort(key=lambda placed: placed.offset)
-        for start in range(0, len(ready), AT_ONCE):
-            job.found += await self._send(sink, ready[start : start + AT_ONCE])
+                wanted.append(placed)
+        wanted.sort(key=lambda placed: placed.offset)
+        while wanted:
+            ready = [placed for placed in wanted if not self._behind(placed)][:AT_ONCE]
+            if not ready:
+                job.found += [Outcome(placed.number, "parked") for placed in wanted]
+                break
+            job.found += await self._send(sink, ready)
+            await self._let_out(sink)
+            sent = {placed.number for placed in ready}
+            wanted = [placed for placed in wanted if placed.number not in sent]
+            # Those that were parked may have gone out by themselves.
+            gone = [placed.number for placed in wanted if placed.number not in self._handover.placed]
+            job.found += [Outcome(number, "delivered") for number in gone]
+            wanted = [placed for placed in wanted if placed.number not in gone]
         await self._let_out(sink)
 
     def _behind(self, placed: Placed) -> bool:
-        """Whether another letter stands before it, where that counts."""
-        parking = self._handover.terms.on_reject == "park"
-        return parking and self._handover.standing.before(placed.road, placed.lanes, placed.offset)
+        """Whether another letter stands before it that it has to wait for."""
+        return self._handover.holding.before(placed.stands, placed.offset)
+
+    def _final(self, placed: Placed, sink: Sink) -> bool:
+        """Whether the sink's tables are to be those of the source, and have newer state of the row."""
+        keyed = all(stand.lanes for stand in placed.stands)
+        return keyed and self._handover.terms.states and isinstance(sink, TransactionalSink)
 
     def _free(self) -> list[Placed]:
         """Parked letters with nothing in front of them: what stood there was delivered or discarded."""
@@ -158,7 +175,7 @@ class Redelivery:
             await sink.prepare([group.relation for group in run.groups])
         try:
             async with self._handover.attempt():
-                await self._hand(sink, run)
+                await self._hand(sink, run, [one.offset for one in placed])
         except DeliveryError as error:
             found = await self._refused(
                 [(placed[i], why, error.answers.get(i, "")) for i, why in error.refused.items()]
@@ -168,18 +185,18 @@ class Redelivery:
                 written = set(range(len(placed))) - error.refused.keys() - error.withheld
                 if written and isinstance(sink, TransactionalSink):
                     # It has stored nothing of a batch in which it refuses rows.
-                    await self._hand(sink, chosen(run, written))
-            await self._gone([placed[i] for i in sorted(written)])
+                    await self._hand(sink, chosen(run, written), [one.offset for one in placed])
+            await self._went_out([placed[i] for i in sorted(written)])
             found += [Outcome(placed[i].number, "delivered") for i in sorted(written)]
             if not isinstance(error, Rejected):
                 raise
             return found
-        await self._gone(placed)
+        await self._went_out(placed)
         return [Outcome(one.number, "delivered") for one in placed]
 
-    async def _hand(self, sink: Sink, run: Batch) -> None:
+    async def _hand(self, sink: Sink, run: Batch, offsets: Sequence[int]) -> None:
         if isinstance(sink, Redelivers):
-            await sink.redeliver(run)
+            await sink.redeliver(run, offsets)
         elif isinstance(sink, TransactionalSink):
             raise Permanent(
                 "the sink keeps its own place in the journal and takes nothing from before it",
@@ -187,6 +204,14 @@ class Redelivery:
             )
         else:
             await sink.write(run)
+
+    async def _went_out(self, placed: Sequence[Placed]) -> None:
+        """Letters from before them are of an older state now."""
+        older = self._handover.older_than(placed)
+        if older:
+            await asyncio.to_thread(self._letters.outrun, older)
+            self._handover.outrun(older)
+        await self._gone(placed)
 
     async def _gone(self, placed: Sequence[Placed]) -> None:
         if placed:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from cdcflow.delivery import policy
+from cdcflow.delivery.behind import Behind
 from cdcflow.delivery.breaker import Breakers, Stopping
 from cdcflow.delivery.checkpoints import CheckpointStore
 from cdcflow.delivery.credentials import Look, look, replaced
@@ -120,6 +121,8 @@ class FlowWorker:
             revision=plan.revision,
             most=plan.plugin.batching.max_changes,
             deadline=plan.plugin.deadline,
+            states=plan.plugin.writes == "states",
+            transforms=bool(plan.chain),
         )
         breaker = (breakers or Breakers()).of(plan.connection)
         self._handover = Handover(plan.name, terms, letters, breaker, self._stop.is_set)
@@ -127,6 +130,7 @@ class FlowWorker:
         self._road = Road(self._whole_chain, letters, self._stop.is_set)
         self._secrets: Look = {}
         self._in_flight = InFlight(store.path) if plan.plugin.repeats(plan.settings) else None
+        self._behind = Behind(self._save, self._nudge)
         self._failure: Exception | None = None
         self._failing_since: float | None = None
         self._checkpoint: int | None = None
@@ -172,7 +176,7 @@ class FlowWorker:
                 hint="nothing was sent; mend the cause first, and see `cdcflow status`",
             )
         done = redelivery.ask(numbers, force)
-        self._feed.nudge()
+        self._nudge()
         return await done
 
     async def discard_letters(self, numbers: Sequence[int], why: str, who: str) -> int:
@@ -180,10 +184,14 @@ class FlowWorker:
         if self._redelivery is None:
             raise CdcflowError(f"flow {self.plan.name!r} keeps no dead letters")
         count = await self._redelivery.discard(numbers, why, who)
-        if self._feed is not None:
-            self._feed.nudge()
+        self._nudge()
         self._changed()
         return count
+
+    def _nudge(self) -> None:
+        """There is something to do besides delivering what comes."""
+        if self._feed is not None:
+            self._feed.nudge()
 
     def go_live(self) -> None:
         """The source is being streamed: from here on, `start: latest` has a meaning."""
@@ -290,6 +298,7 @@ class FlowWorker:
                 await self._deliver(sink, feed, again)
         finally:
             self._sink = self._feed = None
+            await self._settle()
             if self._redelivery is not None:
                 self._redelivery.fail(CdcflowError(f"flow {self.plan.name!r} has stopped meanwhile"))
             await self._close(sink)
@@ -333,8 +342,13 @@ class FlowWorker:
         return await read_again(reader, self._transform, self.plan.plugin.batching, offset, end)
 
     async def _begin(self, batch: Batch) -> None:
+        """Notes what is about to be written, and with it the checkpoint behind what was before."""
         assert self._in_flight is not None
-        await asyncio.to_thread(self._in_flight.begin, self.plan.name, batch)
+        delivered = await self._behind.left()
+        await asyncio.to_thread(self._in_flight.begin, self.plan.name, batch, delivered)
+        if delivered is not None:
+            self._behind.saved(delivered)
+            self._checkpoint = delivered.end
 
     async def _deliver(self, sink: Sink, feed: Feed, again: Sequence[Batch] = ()) -> None:
         if self._stop.is_set():
@@ -349,6 +363,8 @@ class FlowWorker:
                 await self._persist(self._redeliver, sink)
                 if self._redelivery.waiting:
                     feed.nudge()
+            if self._behind.late:
+                await self._persist(self._behind.settled)
             batch = first.pop(0) if first else await feed.take()
             if batch is None:
                 continue
@@ -363,11 +379,14 @@ class FlowWorker:
                     await self._persist(self._begin, batch)
                 if len(batch) or keeps_checkpoint or batch.refused:
                     await self._persist(self._hand_over, sink, batch)
-                if not keeps_checkpoint:
-                    await self._persist(self._save, batch)
             finally:
                 self._writing = None
-            self._checkpoint = batch.end
+            if keeps_checkpoint:
+                self._checkpoint = batch.end
+            elif self._in_flight is not None and feed.waiting:
+                self._behind.note(batch)
+            else:
+                self._behind.begin(batch)
             if len(batch):
                 self._delivered += len(batch)
                 self._batches += 1
@@ -400,8 +419,16 @@ class FlowWorker:
         except Stopping:
             raise _Stop from None
 
-    async def _save(self, batch: Batch) -> None:
-        await asyncio.to_thread(self._store.save, self.plan.name, batch.end, batch.last)
+    def _save(self, batch: Batch) -> None:
+        self._store.save(self.plan.name, batch.end, batch.last)
+        self._checkpoint = batch.end
+
+    async def _settle(self) -> None:
+        """At the end of a session: the next one begins at the checkpoint, in whatever process."""
+        try:
+            await self._behind.settled()
+        except CdcflowError as error:
+            log.warning("flow %s: what it wrote last comes again: %s", self.plan.name, describe(error))
 
     async def _close(self, sink: Sink) -> None:
         try:

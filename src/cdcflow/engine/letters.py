@@ -118,16 +118,23 @@ def deliver(
     config: Config, letters: Iterable[Letter], *, force: bool = False, rate: float | None = None
 ) -> Iterator[dict[str, Any]]:
     """Has the running engine deliver letters, at most `rate` a second; gives what became of each, as it is
-    known. Raises EnvironmentFault where a flow does not run, and what stopped it otherwise."""
+    known. Raises EnvironmentFault where a flow does not run, and what stopped it otherwise, after the letters
+    of the other flows."""
     pause = 0.0
+    failure: CdcflowError | None = None
     for flow, numbers in _by_flow(letters).items():
         size = AT_ONCE if rate is None else max(int(rate), 1)
-        for start in range(0, len(numbers), size):
-            part = numbers[start : start + size]
-            time.sleep(max(pause, 0.0))
-            begun = time.monotonic()
-            yield from control.deliver_letters(config.engine.state, flow, part, force=force)
-            pause = 0.0 if rate is None else len(part) / rate - (time.monotonic() - begun)
+        try:
+            for start in range(0, len(numbers), size):
+                part = numbers[start : start + size]
+                time.sleep(max(pause, 0.0))
+                begun = time.monotonic()
+                yield from control.deliver_letters(config.engine.state, flow, part, force=force)
+                pause = 0.0 if rate is None else len(part) / rate - (time.monotonic() - begun)
+        except CdcflowError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
 
 
 def discard(config: Config, letters: Iterable[Letter], why: str) -> int:

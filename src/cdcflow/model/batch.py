@@ -224,12 +224,14 @@ class Batch:
             for row in range(len(group)):
                 yield Change(rows, row)
             return
-        order: list[tuple[int, int, _Rows]] = []
+        order: list[tuple[int, int, int, _Rows]] = []
         for group in self.groups:
             rows = _Rows(group, self)
-            order.extend((index, row, rows) for row, index in enumerate(rows.index))
-        order.sort(key=lambda entry: entry[0])
-        for _, row, rows in order:
+            places = zip(rows.index, group.meta("ordinal").to_pylist(), strict=True)
+            order.extend((index, ordinal, row, rows) for row, (index, ordinal) in enumerate(places))
+        # What was made of one change has its index, and its parts are in the ordinal.
+        order.sort(key=lambda entry: entry[:2])
+        for _, _, row, rows in order:
             yield Change(rows, row)
 
 

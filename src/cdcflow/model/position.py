@@ -33,6 +33,11 @@ class Position(NamedTuple):
     def __str__(self) -> str:
         return f"{format_lsn(self.commit_lsn)}:{format_ordinal(self.ordinal)}"
 
+    @property
+    def whole(self) -> "Position":
+        """Of the change that this one is a part of."""
+        return Position(self.commit_lsn, self.ordinal & (1 << PART_SHIFT) - 1)
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Reads what `str` writes: `1A/2B3C:7`. Raises ValueError for anything else."""

@@ -108,15 +108,20 @@ def event(change: Change, numbers: Numbers = "safe") -> Event:
 
 def events(batch: Batch, numbers: Numbers = "safe") -> Iterator[tuple[int, Event]]:
     """The index and the event of every change, in total order, made as they are asked for."""
-    parts = [
-        (group.meta("index").to_pylist(), _group_events(group, batch, numbers)) for group in batch.groups
-    ]
-    if len(parts) == 1:
-        yield from zip(parts[0][0], parts[0][1], strict=True)
+    made = [_group_events(group, batch, numbers) for group in batch.groups]
+    indexes = [group.meta("index").to_pylist() for group in batch.groups]
+    if len(made) == 1:
+        yield from zip(indexes[0], made[0], strict=True)
         return
-    order = sorted((index, part) for part, (indexes, _) in enumerate(parts) for index in indexes)
-    for index, part in order:
-        yield index, next(parts[part][1])
+    # What was made of one change has its index, and its parts are in the ordinal.
+    ordinals = [group.meta("ordinal").to_pylist() for group in batch.groups]
+    places = (
+        (index, ordinal, which)
+        for which, given in enumerate(zip(indexes, ordinals, strict=True))
+        for index, ordinal in zip(*given, strict=True)
+    )
+    for index, _, which in sorted(places):
+        yield index, next(made[which])
 
 
 def encode(event: Event) -> bytes:

@@ -84,9 +84,15 @@ class Converges(RewindableSink, Protocol):
 @runtime_checkable
 class Redelivers(TransactionalSink, Protocol):
     """Takes single changes from before its checkpoint, and leaves that where it is: dead letters whose cause
-    was mended. The offsets of such a batch mean nothing. Fails as `write` does."""
+    was mended. What the sink has in its place counts: a change may be older than the row that is there, but
+    none is given for a key of which a later change has been written since.
 
-    async def redeliver(self, batch: Batch) -> None: ...
+    The batch's own offsets mean nothing; `offsets` has for each index of the batch that of the change in the
+    journal. A change may come again after a crash, and must not count twice. A change of a table whose shape
+    is another one by now is `Rejected`, where it cannot be brought into that. Else it fails as `write` does.
+    """
+
+    async def redeliver(self, batch: Batch, offsets: Sequence[int]) -> None: ...
 
 
 @runtime_checkable

@@ -47,7 +47,7 @@ DECODE_BYTES = 256 << 10
 PAGE = plan.PAGE
 #: More row pointers than any page has (MaxHeapTuplesPerPage is 291 with pages of 8 kB, 1165 with 32 kB).
 OFFSETS = 1_200
-#: Pages of the first chunk of a table, before its density is known.
+#: Pages of the first chunk of a table, before its density is known; one, where rows a second are limited.
 FIRST_PAGES = 16
 #: Milliseconds to wait for a lock; somebody's DDL must not be joined in a queue for long.
 LOCK_TIMEOUT = 2_000
@@ -162,7 +162,8 @@ class Reading:
             answer, group, _ = self._chunk(table, condition, limit=None)
             return answer, self._packed(answer, group)
         low, high = job["low"], job["high"]
-        width = self._widths.get(table.leaf, FIRST_PAGES * PAGE)
+        first = FIRST_PAGES if job["rows"] is None else 1
+        width = self._widths.get(table.leaf, first * PAGE)
         while True:
             end = chunk_end(low, high, width)
             smaller = narrower(low, end)

@@ -34,15 +34,26 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from cdcflow.errors import DeliveryError, Permanent
-from cdcflow.model import ORIGIN, TRUNCATE_RESTART_IDENTITY, UNCHANGED, Batch, Op, Relation, concat
-from cdcflow.sink import Converges, FlowContext, RewindableSink, SchemaSink, Sink, TransactionalSink
+from cdcflow.model import ORIGIN, TRUNCATE_RESTART_IDENTITY, UNCHANGED, Batch, Op, Relation, concat, join
+from cdcflow.sink import (
+    Converges,
+    FlowContext,
+    Redelivers,
+    RewindableSink,
+    SchemaSink,
+    Sink,
+    TransactionalSink,
+)
 from cdcflow.sink.event import encode, events
 from cdcflow.testing.history import (
     CUSTOMERS,
@@ -456,7 +467,101 @@ class SinkConformance:
         asyncio.run(run())
         self.compare([first, later])
 
+    def test_a_dead_letter_is_delivered_once_and_the_checkpoint_stays(self) -> None:
+        history, batches, letters = self.refused()
+
+        async def run() -> None:
+            async with self.opened() as sink:
+                await self.give(sink, batches)
+            for _ in range(2):  # the second time as after a crash before anybody had noted the first
+                async with self.opened() as sink:
+                    await self.give_letters(sink, letters)
+                    await self.give_letters(sink, letters)
+                    assert await _transactional(sink).checkpoint() == batches[-1].end
+            async with self.opened() as sink:
+                assert await _transactional(sink).checkpoint() == batches[-1].end
+                await self.give(sink, [last])
+
+        last = history.batch(
+            insert(CUSTOMERS, id="9", name="last", notes=None), insert(LOG, level="b", text="y")
+        )
+        asyncio.run(run())
+        self.compare([*batches, *letters, last])
+
+    def test_a_dead_letter_outlasts_a_rewind_to_behind_its_place(self) -> None:
+        history, batches, letters = self.refused()
+        last = history.batch(insert(CUSTOMERS, id="9", name="last", notes=None))
+        if not isinstance(self.make_sink(self.context), RewindableSink):
+            pytest.skip("the sink cannot be told to go on elsewhere")
+
+        async def run() -> None:
+            async with self.opened() as sink:
+                await self.give(sink, [*batches, last])
+                await self.give_letters(sink, letters)
+            for _ in range(2):
+                async with self.opened() as sink:
+                    assert isinstance(sink, RewindableSink)
+                    try:
+                        await sink.move(last.base, batches[-1].last, whole=False)
+                    except Permanent:
+                        pytest.skip("the sink goes back to the beginning only")
+            async with self.opened() as sink:
+                await self.give(sink, [last])
+
+        asyncio.run(run())
+        self.compare([*batches, *letters, last])
+
+    def test_a_rewind_to_before_a_dead_letter_brings_it_again(self) -> None:
+        _, batches, letters = self.refused()
+        if not isinstance(self.make_sink(self.context), RewindableSink):
+            pytest.skip("the sink cannot be told to go on elsewhere")
+
+        async def run() -> None:
+            async with self.opened() as sink:
+                await self.give(sink, batches)
+                await self.give_letters(sink, letters)
+            async with self.opened() as sink:
+                assert isinstance(sink, RewindableSink)
+                await sink.move(batches[0].base, ORIGIN, whole=True)
+            async with self.opened() as sink:
+                await self.give(sink, batches)
+                await self.give_letters(sink, letters)
+
+        asyncio.run(run())
+        self.compare([*batches, *letters])
+
+    def refused(self) -> tuple[History, list[Batch], list[Batch]]:
+        """A history in which some changes were refused: what came without them, and they themselves."""
+        if not isinstance(self.make_sink(self.context), Redelivers):
+            pytest.skip("dead letters come to the sink as anything else does")
+        history = History()
+        first = history.batch(*inserts(CUSTOMERS, range(3)), insert(LOG, level="a", text="x"))
+        second = history.batch(
+            insert(CUSTOMERS, id="4", name="refused", notes=None),
+            update(CUSTOMERS, id="1", name="renamed", notes="x"),
+            insert(LOG, level="a", text="x"),
+            delete(CUSTOMERS, id="2"),
+        )
+        kept = {1}
+        without = second.with_groups(
+            [
+                group.take(pc.is_in(group.meta("index"), pa.array(kept, pa.uint32())))
+                for group in second.groups
+            ]
+        )
+        third = history.batch(update(CUSTOMERS, id="0", name="later", notes=UNCHANGED))
+        letters = [second.slice(i, i + 1) for i in range(second.count) if i not in kept]
+        return history, [first, without, third], letters
+
     # How it is asked.
+
+    async def give_letters(self, sink: Sink, letters: Sequence[Batch]) -> None:
+        """Redelivers batches of one change each, as one."""
+        assert isinstance(sink, Redelivers)
+        [run] = join([replace(letter, base=i) for i, letter in enumerate(letters)])
+        if isinstance(sink, SchemaSink):
+            await sink.prepare([group.relation for group in run.groups])
+        await sink.redeliver(run, [letter.base for letter in letters])
 
     def deliver_and_compare(self, *batches: Batch, sent: Sequence[Batch] | None = None) -> None:
         """Gives `sent` (else `batches`) to a sink, closes it, and compares with what `batches` mean."""

@@ -4,21 +4,45 @@ made = chain({"filter": "status = 'paid'"}, {"rename": {"id": "order_id"}})
 rows(made(history.batch(insert(ORDERS, id="1", status="paid"))))
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
-from cdcflow.model import Batch, Value
+from cdcflow.model import Batch, Column, Value
 from cdcflow.model.patterns import TablePatterns
-from cdcflow.transform import Chain, Link, Site, StepContext, StepPlugin, Tables, registry
+from cdcflow.transform import Chain, Link, Site, StepContext, StepPlugin, TableName, Tables, registry
 
 #: What chains of tests mask with.
 MASK_KEY = "the key of the tests, long enough"
 
 #: (op, new, old)
 Row = tuple[str, dict[str, Value] | None, dict[str, Value] | None]
+
+
+class HeldTables:
+    """`Tables` of rows that a test holds: Postgres' text by column, and what they are may change. `asked` are
+    the numbers of keys of each question."""
+
+    def __init__(self, columns: Sequence[Column], rows: Sequence[Mapping[str, str | None]] = ()) -> None:
+        self._columns = columns
+        self.rows = rows
+        self.asked: list[int] = []
+
+    def columns(self, _table: TableName) -> Sequence[Column]:
+        return self._columns
+
+    def fetch(
+        self, _table: TableName, by: Sequence[str], keys: Sequence[tuple[str, ...]], columns: Sequence[str]
+    ) -> Mapping[tuple[str, ...], tuple[str | None, ...]]:
+        self.asked.append(len(keys))
+        found = {tuple(row[name] for name in by): tuple(row[name] for name in columns) for row in self.rows}
+        return {key: found[key] for key in keys if key in found}
+
+    def interrupt(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def context(

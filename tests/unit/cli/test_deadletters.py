@@ -13,8 +13,9 @@ import pytest
 from typer.testing import Result
 
 from cdcflow.delivery import LetterStore, Selection
-from cdcflow.delivery.lanes import lanes
+from cdcflow.delivery.lanes import stands
 from cdcflow.delivery.letters import Arrival
+from cdcflow.delivery.payload import unpack
 from cdcflow.engine.control import ControlServer
 from cdcflow.engine.places import Places
 from cdcflow.model import Op
@@ -39,8 +40,7 @@ def letters(project: Path) -> Iterator[LetterStore]:
         arrivals.append(
             Arrival(
                 change,
-                "public.orders",
-                lanes(row),
+                stands((row,), None),
                 "parked" if i > 3 else "dead",
                 reason if i <= 3 else "",
                 f"answer {i}",
@@ -135,8 +135,9 @@ def test_a_retry_asks_the_worker_and_warns_of_newer_state(
 
     def answer(request: Mapping[str, Any]) -> object:
         asked.append(request)
-        what = {1: "delivered", 2: "superseded"}
-        return [{"number": n, "what": what.get(n, "refused"), "reason": "still"} for n in request["numbers"]]
+        what = {1: ("delivered", ""), 2: ("superseded", "")}
+        found = {n: what.get(n, ("refused", "still")) for n in request["numbers"]}
+        return [{"number": n, "what": done, "reason": why} for n, (done, why) in found.items()]
 
     with flow_answering(project, answer):
         result = run("deadletters", "retry", "--all", "--rate", "2")
@@ -148,6 +149,37 @@ def test_a_retry_asks_the_worker_and_warns_of_newer_state(
     assert [request["numbers"] for request in asked] == [[1, 2], [3, 4], [2]]
     assert asked[-1]["force"] is True
     assert forced.exit_code == 1
+
+
+def test_a_flow_that_does_not_run_keeps_no_other_from_it(
+    letters: LetterStore, project: Path, run: Run
+) -> None:
+    [letter, *_] = letters.select(Selection())
+    letters.add("another", [Arrival(unpack(letters.payload(letter.number) or b""), (), "dead", "no")], "r1")
+
+    def answer(request: Mapping[str, Any]) -> object:
+        reason = "the warehouse has newer state"
+        return [{"number": n, "what": "superseded", "reason": reason} for n in request["numbers"]]
+
+    with flow_answering(project, answer):
+        result = run("deadletters", "retry", "--all", "--force")
+    assert result.exit_code == 3
+    assert "4 superseded" in result.stderr
+    assert "flow 'another' does not run" in result.stderr
+
+
+def test_what_a_sink_takes_back_for_nobody_is_told_without_force(
+    letters: LetterStore, project: Path, run: Run
+) -> None:
+    def answer(request: Mapping[str, Any]) -> object:
+        reason = "the warehouse has newer state"
+        return [{"number": n, "what": "superseded", "reason": reason} for n in request["numbers"]]
+
+    with flow_answering(project, answer):
+        result = run("deadletters", "retry", "1", "--force")
+    assert result.exit_code == 1
+    assert "1 superseded: the warehouse has newer state" in result.stderr
+    assert "--force" not in result.stderr
 
 
 def test_discarding_takes_a_reason_and_is_kept(letters: LetterStore, run: Run) -> None:

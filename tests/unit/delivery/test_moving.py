@@ -32,8 +32,8 @@ def test_dead_letters_in_between_are_in_the_way(
     sink = warehouse(tmp_path)
     with Reader(source.path) as reader, LetterStore(store.path) as letters:
         road = Road(passed, letters)
-        letters.add("flow", [Arrival(batch.slice(7, 8), "public.orders", (), "dead")], "r1")
-        letters.add("other", [Arrival(batch.slice(2, 3), "public.orders", (), "dead")], "r1")
+        letters.add("flow", [Arrival(batch.slice(7, 8), (), "dead")], "r1")
+        letters.add("other", [Arrival(batch.slice(2, 3), (), "dead")], "r1")
         assert unrepeatable("flow", reader, sink, 0, 7, road) == ""
         assert unrepeatable("flow", reader, sink, 8, 10, road) == ""
         assert unrepeatable("flow", reader, sink, 5, 10, road).startswith("1 of the flow's dead letters")

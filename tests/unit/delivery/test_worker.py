@@ -11,7 +11,7 @@ import pytest
 
 from cdcflow.delivery import CheckpointStore, FlowPlan, FlowWorker, policy
 from cdcflow.errors import CdcflowError, Permanent, Rejected, Transient
-from cdcflow.model import ORIGIN, Column, Position
+from cdcflow.model import ORIGIN, Batch, Column, Position
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.sink import Batching, FlowContext, SinkOptions, SinkPlugin, SinkSettings
 from cdcflow.testing.batches import make_relation
@@ -520,8 +520,13 @@ def test_a_sink_that_was_delivered_from_another_journal_needs_attention(bench: B
 
 def test_the_stored_position_is_that_of_the_last_change(bench: Bench) -> None:
     frame = bench.source.commit(range(10))
-    sink = ScriptedSink()
     seen: list[Position] = []
+
+    class Patient(ScriptedSink):
+        async def write(self, batch: Batch) -> None:
+            # Checkpoints are saved behind, and only the latest where several wait.
+            await until(lambda: bench.stored() == batch.base)
+            await super().write(batch)
 
     async def test() -> None:
         await until(lambda: bench.stored() == 10)
@@ -533,7 +538,7 @@ def test_the_stored_position_is_that_of_the_last_change(bench: Bench) -> None:
         save(flow, offset, position)
 
     with mock.patch.object(bench.store, "save", spy):
-        during(bench.worker(sink, batching=Batching(max_changes=4)), test)
+        during(bench.worker(Patient(), batching=Batching(max_changes=4)), test)
     lsn = frame.last.commit_lsn
     assert seen == [ORIGIN, Position(lsn, 4), Position(lsn, 8), Position(lsn, 10)]
 

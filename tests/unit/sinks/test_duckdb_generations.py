@@ -6,7 +6,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from cdcflow.errors import Permanent
+from cdcflow.errors import Permanent, Rejected
 from cdcflow.model import Attribute, Column, Layout, Relation
 from cdcflow.testing.batches import make_batch, make_relation
 from unit.sinks.test_duckdb import rows_of, with_sink
@@ -251,3 +251,31 @@ def test_a_source_table_that_is_gone_is_followed_by_its_names(path: Path, source
         (1, 10, None),
         (2, None, "x"),
     ]
+
+
+def test_a_dead_letter_of_an_earlier_shape_changes_no_table(path: Path, source: Source) -> None:
+    before = source.relation(10)
+    write(path, (before, 20, {"id": "1", "a": "1"}))
+    source.add("b")
+    write(path, (source.relation(30), 40, {"id": "2", "a": "2", "b": "x"}))
+
+    def redeliver(relation: Relation, row: dict[str, str | None]) -> None:
+        letter = make_batch(relation, [("insert", row, None)], commit_lsn=20)
+        with_sink(path, lambda sink: sink.redeliver(letter, [7]))
+
+    with pytest.raises(Rejected) as caught:
+        redeliver(before, {"id": "3", "a": "3"})
+    assert "public.t has another shape in the warehouse by now: backfill" in caught.value.rows[0]
+    redeliver(source.relation(30), {"id": "4", "a": "4", "b": "y"})
+    assert rows_of(path, "SELECT id, b FROM public.t ORDER BY id") == [(1, None), (2, "x"), (4, "y")]
+
+
+def test_a_dead_letter_may_be_the_first_of_a_later_shape(path: Path, source: Source) -> None:
+    """As when the flow's transforms were mended, and nothing else has come since."""
+    write(path, (source.relation(10), 20, {"id": "1", "a": "1"}))
+    source.add("b")
+    letter = make_batch(
+        source.relation(30), [("insert", {"id": "2", "a": "2", "b": "x"}, None)], commit_lsn=40
+    )
+    with_sink(path, lambda sink: sink.redeliver(letter, [7]))
+    assert rows_of(path, "SELECT id, b FROM public.t ORDER BY id") == [(1, None), (2, "x")]

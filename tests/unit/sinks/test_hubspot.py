@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,16 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from cdcflow.errors import DeliveryError, Permanent, Rejected, Transient, Unauthorized
-from cdcflow.model import UNCHANGED, Batch, Column, Op
+from cdcflow.model import UNCHANGED, Batch, Column, Op, Unchanged
 from cdcflow.sink import Budget, ExpectedTable, FlowContext, Limit
 from cdcflow.testing.batches import make_relation
 from cdcflow.testing.history import AnyChange, History, delete, insert, read, truncate, update
 from cdcflow.testing.hubspot import HubSpot, Limits, Property
 from cdcflow.testing.hubspot.account import CrmObject
 from cdcflow.testing.hubspot.server import TOKEN
-from cdcflow.testing.service import Answer, Fault
+from cdcflow.testing.service import Answer, Fault, FaultKind
 from cdcflow_sinks.hubspot import HubSpotOptions, HubSpotSettings, HubSpotSink
+from cdcflow_sinks.hubspot.client import midnight, time_zone
 
 CUSTOMERS = make_relation(
     "customers",
@@ -307,6 +309,88 @@ def test_records_are_associated_by_a_unique_property(hubspot: HubSpot, tmp_path:
     assert list(hubspot.account.associations) == [("contacts", record.id, "companies", company.id)]
 
 
+class Firms:
+    """A flow of contacts that belong to firms, of which three are there."""
+
+    def __init__(self, hubspot: HubSpot, state: Path, *labels: int | None, **options: Any) -> None:
+        self.hubspot = hubspot
+        kind = hubspot.account.types["companies"]
+        self.ids = {hubspot.account.upsert(kind, "vat_id", vat, {})[0].id: vat for vat in ("A", "B", "C")}
+        associate = [
+            {"to": "companies", "match": "vat_id", "column": "company_vat", "label": label}
+            for label in labels or (None,)
+        ]
+        self.flow = Flow(hubspot, state, fields={"firstname": "name"}, associate=associate, **options)
+
+    def belongs(self, vat: str | Unchanged | None) -> DeliveryError | None:
+        """The contact's row says so now; by a new life of the flow."""
+        return self.flow.changes(update(CUSTOMERS, id="1", name="Ada", company_vat=vat))
+
+    def found(self) -> list[str]:
+        return sorted(self.ids[target] for _, _, _, target in self.hubspot.account.associations)
+
+
+@pytest.mark.parametrize("label", [None, 341])
+@pytest.mark.parametrize("only_changes", [True, False])
+def test_a_record_leaves_the_one_that_its_row_points_to_no_more(
+    hubspot: HubSpot, tmp_path: Path, label: int | None, only_changes: bool
+) -> None:
+    firms = Firms(hubspot, tmp_path, label, only_changes=only_changes)
+    for vat, there in (("A", ["A"]), (UNCHANGED, ["A"]), ("B", ["B"]), (None, []), ("A", ["A"])):
+        assert firms.belongs(vat) is None
+        assert firms.found() == there
+    # What is right costs no further call.
+    removals = len(hubspot.called("archive"))
+    assert firms.belongs("A") is None
+    assert len(hubspot.called("archive")) == removals == 2
+
+
+def test_what_others_have_associated_stays(hubspot: HubSpot, tmp_path: Path) -> None:
+    firms = Firms(hubspot, tmp_path, 341)
+    assert firms.belongs("A") is None
+    [key] = hubspot.account.associations
+    hubspot.account.associations[key].add(7)
+    other = (*key[:3], next(number for number, vat in firms.ids.items() if vat == "C"))
+    hubspot.account.associations[other] = {341}
+    assert firms.belongs("B") is None
+    assert hubspot.account.associations[key] == {7}
+    assert firms.found() == ["A", "B", "C"]
+
+
+def test_an_association_that_is_not_there_to_be_made_leaves_the_former_one_removed(
+    hubspot: HubSpot, tmp_path: Path
+) -> None:
+    firms = Firms(hubspot, tmp_path)
+    assert firms.belongs("A") is None
+    failure = firms.belongs("nowhere")
+    assert isinstance(failure, Rejected)
+    assert "not associated" in failure.rows[0]
+    assert firms.found() == []
+
+
+@pytest.mark.parametrize("kind", ["reset", "reset_after", "fail_after"])
+@pytest.mark.parametrize("call", ["associate/default", "batch/archive"])
+def test_an_association_that_nobody_knows_of_is_not_left_behind(
+    hubspot: HubSpot, tmp_path: Path, kind: FaultKind, call: str
+) -> None:
+    """The row goes on to another one before what came of the call is known."""
+    firms = Firms(hubspot, tmp_path)
+    assert firms.belongs("A") is None
+    hubspot.fault(Fault(kind, Answer(500)), path=call)
+    assert isinstance(firms.belongs("B"), Transient)
+    assert firms.belongs("C") is None
+    assert firms.found() == ["C"]
+
+
+def test_clearing_a_record_takes_its_associations(hubspot: HubSpot, tmp_path: Path) -> None:
+    firms = Firms(hubspot, tmp_path, deletes="clear")
+    assert firms.belongs("A") is None
+    assert firms.flow.changes(delete(CUSTOMERS, id="1")) is None
+    assert firms.found() == []
+    assert firms.belongs("B") is None
+    assert firms.found() == ["B"]
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -379,13 +463,49 @@ def test_a_missing_scope_is_named(flow: Flow) -> None:
     assert "crm.objects.contacts.write" in str(failure)
 
 
-def test_a_daily_limit_waits_and_a_window_s_limit_holds_everybody_on_the_account(flow: Flow) -> None:
+def test_a_daily_limit_waits_for_midnight_at_the_account_and_says_when_that_is(flow: Flow) -> None:
+    flow.hubspot.account.time_zone = "Asia/Kolkata"
     limits = flow.hubspot.limits
     limits.daily = limits.used_today + 2
     failure = flow.changes(customer(1))
     assert isinstance(failure, Transient)
-    assert failure.retry_after == 900
+    assert failure.retry_after is not None
+    again = datetime.now(UTC) + timedelta(seconds=failure.retry_after)
+    # Midnight in India, which is half an hour off.
+    assert abs((again - again.replace(hour=18, minute=30, second=0, microsecond=0)).total_seconds()) < 60
     assert "daily limit" in str(failure)
+    assert f"from {again + timedelta(hours=5, minutes=31):%Y-%m-%d} 00:00" in failure.hint
+    assert "(18:30 UTC)" in failure.hint
+
+
+def test_a_daily_limit_that_is_met_before_the_account_is_known_is_looked_at_now_and_then(flow: Flow) -> None:
+    flow.hubspot.limits.daily = flow.hubspot.limits.used_today
+    with pytest.raises(Transient, match="daily limit") as failure:
+        flow.changes(customer(1))
+    assert failure.value.retry_after == 900
+
+
+@pytest.mark.parametrize(
+    ("now", "zone", "then"),
+    [
+        ("2026-11-25T03:00+00:00", "US/Eastern", "2026-11-25T05:00+00:00"),
+        ("2026-11-25T05:00+00:00", "US/Eastern", "2026-11-26T05:00+00:00"),
+        ("2026-11-25T03:00+00:00", "UTC", "2026-11-26T00:00+00:00"),
+        # Days of 25 and of 23 hours.
+        ("2026-10-24T22:00+00:00", "Europe/Berlin", "2026-10-25T23:00+00:00"),
+        ("2026-03-28T23:00+00:00", "Europe/Berlin", "2026-03-29T22:00+00:00"),
+    ],
+)
+def test_the_day_ends_when_it_does_at_the_account(now: str, zone: str, then: str) -> None:
+    found = time_zone({"timeZone": zone, "utcOffsetMilliseconds": 0})
+    assert found is not None
+    assert midnight(datetime.fromisoformat(now), found).astimezone(UTC) == datetime.fromisoformat(then)
+
+
+def test_a_time_zone_that_this_system_does_not_know_is_the_offset_that_it_has_now() -> None:
+    found = time_zone({"timeZone": "Mars/Olympus", "utcOffsetMilliseconds": -18_000_000})
+    assert found == timezone(timedelta(hours=-5))
+    assert time_zone({}) is None
 
 
 def test_the_limit_that_the_account_tells_is_never_exceeded(tmp_path: Path) -> None:

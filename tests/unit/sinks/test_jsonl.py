@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import orjson
 import pytest
 
+from cdcflow.delivery.handover import chosen
 from cdcflow.errors import Permanent, Transient
-from cdcflow.model import Batch, Column, Op, Position
+from cdcflow.model import Batch, Column, Op, Position, join
 from cdcflow.sink import FlowContext, PositionedSink, Probe, Sink, TransactionalSink
 from cdcflow.testing.batches import inserts, make_batch, make_relation
 from cdcflow.testing.conformance import SinkConformance
@@ -330,6 +331,63 @@ def test_lines_that_were_not_committed_are_gone_after_close(tmp_path: Path) -> N
     files.append(1, b'{"offset":1,"text":"%s"}\n' % (b"x" * (2 << 20)))
     files.close()
     assert offsets(tmp_path) == [0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_dead_letters_stay_through_rotation_restarts_and_moves(tmp_path: Path, seed: int) -> None:
+    """Against a plain model of what is in the files: offsets, and whether each came as a letter."""
+    draw = random.Random(seed)
+    rotate = rotating(draw.choice(["1kB", "10kB"]))
+    model: set[tuple[int, bool]] = set()
+    end, refused = 0, set[int]()
+    for _ in range(12):
+
+        async def work(sink: JsonlSink) -> None:
+            nonlocal end, model
+            if model and draw.random() < 0.4:
+                end = draw.randrange(end + 1)
+                await sink.move(end, Position(1_000 + 8 * end, 0), whole=end == 0)
+                model = {one for one in model if one[0] < end}
+                refused.intersection_update(range(end))
+            assert (await sink.checkpoint() or 0) == end
+            for _ in range(draw.randrange(4)):
+                if refused and draw.random() < 0.5:
+                    ready = sorted(draw.sample(sorted(refused), draw.randrange(len(refused)) + 1))
+                    run = join([replace(batch(offset, 1), base=i) for i, offset in enumerate(ready)])
+                    await sink.redeliver(run[0], ready)
+                    refused.difference_update(ready)
+                    model |= {(offset, True) for offset in ready}
+                    continue
+                whole = batch(end, draw.randrange(1, 9))
+                gone = {i for i in range(whole.count) if draw.random() < 0.3}
+                await sink.write(chosen(whole, set(range(whole.count)) - gone))
+                model |= {(end + i, False) for i in range(whole.count) if i not in gone}
+                refused.update(end + i for i in gone)
+                end = whole.end
+
+        use(sink_in(tmp_path, rotate), work)
+        found = [(line["offset"], "redelivered" in line) for line in lines(tmp_path)]
+        assert sorted(found) == sorted(model)
+        usual = [offset for offset, letter in found if not letter]
+        assert usual == sorted(usual)
+
+
+def test_a_move_that_is_cut_short_behind_what_it_keeps_leaves_each_letter_once(tmp_path: Path) -> None:
+    async def fill(sink: JsonlSink) -> None:
+        await sink.write(chosen(batch(0, 40), set(range(1, 40))))
+        await sink.redeliver(batch(0, 1), [0])
+
+    async def move(sink: JsonlSink) -> None:
+        await sink.move(20, Position(1_000 + 8 * 20, 0), whole=False)
+
+    use(sink_in(tmp_path), fill)
+    files = FlowFiles(tmp_path, "orders", SMALL)
+    files.open()
+    files._keep_redelivered(20)  # what comes next has not come
+    files.close()
+    assert offsets(tmp_path).count(0) == 2
+    use(sink_in(tmp_path), move)
+    assert sorted(offsets(tmp_path)) == list(range(20))
 
 
 def test_a_path_that_cannot_be_a_directory_needs_a_person(tmp_path: Path) -> None:

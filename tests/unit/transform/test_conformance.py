@@ -1,15 +1,20 @@
 """The conformance suite against every built-in step."""
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar
 
+import orjson
 import pytest
 
-from cdcflow.testing.step_conformance import Row, StepConformance
-from cdcflow.testing.steps import MASK_KEY, chain, context
-from cdcflow.transform import Chain
+from cdcflow.model import UNCHANGED, Column, Op, Value
+from cdcflow.testing.history import History
+from cdcflow.testing.step_conformance import StepConformance
+from cdcflow.testing.steps import MASK_KEY, HeldTables, chain, context, through
+from cdcflow.testing.things import COLUMNS, KEYED, Row
+from cdcflow.transform import Chain, registry
 from cdcflow.types.arrays import elements
 
 
@@ -87,6 +92,10 @@ class TestFilterByTheChange(StepConformance):
     options: ClassVar[Mapping[str, Any]] = {"filter": "op <> 'update' or changed(id)"}
 
 
+class TestFilterThatLetsRowsLeaveInSilence(StepConformance):
+    options: ClassVar[Mapping[str, Any]] = {"filter": {"where": "amount > 1", "on_leave": "ignore"}}
+
+
 class TestSet(StepConformance):
     options: ClassVar[Mapping[str, Any]] = {
         "set": {"double": "amount * 2", "copy": "body", "status": "coalesce(status, 'none')"}
@@ -124,7 +133,40 @@ class TestExplode(StepConformance):
 
 class TestExplodeWithoutOldArrays(StepConformance):
     options: ClassVar[Mapping[str, Any]] = {"explode": {"column": "tags", "without_old": "keep"}}
-    identities = ("d",)
+
+
+class TestFlatten(StepConformance):
+    options: ClassVar[Mapping[str, Any]] = {
+        "flatten": {"column": "doc", "fields": {"city": "city", "number": {"path": "n", "type": "int"}}}
+    }
+
+    def expected(self, row: Row) -> Row:
+        document = orjson.loads(row["doc"] or "null")
+        fields = document if isinstance(document, dict) else {}
+        number = fields.get("n")
+        rest = {name: value for name, value in row.items() if name != "doc"}
+        return {**rest, "city": fields.get("city"), "number": None if number is None else str(number)}
+
+
+class TestFlattenThatKeepsTheDocument(StepConformance):
+    options: ClassVar[Mapping[str, Any]] = {
+        "flatten": {"column": "doc", "fields": {"inner": {"path": "1", "type": "jsonb"}}, "keep": True}
+    }
+
+    def expected(self, row: Row) -> Row:
+        return {**row, "inner": '{"a": 2}' if (row["doc"] or "").startswith("[1,") else None}
+
+
+class TestComposite(StepConformance):
+    options: ClassVar[Mapping[str, Any]] = {"composite": {"place": {"city": "text", "number": "int4"}}}
+
+    def expected(self, row: Row) -> Row:
+        objects = {
+            "(Graz,4)": '{"city":"Graz","number":4}',
+            '("Bad Ischl",)': '{"city":"Bad Ischl","number":null}',
+            None: None,
+        }
+        return {**row, "place": objects[row["place"]]}
 
 
 class TestFixedRoute(StepConformance):
@@ -186,15 +228,89 @@ class TestToastOmit(StepConformance):
         return row
 
 
+class TestToastOfTheOldRow(StepConformance):
+    options: ClassVar[Mapping[str, Any]] = {"toast": "old"}
+    identities = ("f",)
+
+    def expected(self, row: Row) -> Row:
+        return row
+
+
+class TestToastOfTheSource(StepConformance):
+    """What the source has is what the row has by the end of the history."""
+
+    options: ClassVar[Mapping[str, Any]] = {"toast": "source"}
+
+    @pytest.fixture(autouse=True)
+    def _source(self) -> None:
+        self.tables = HeldTables([Column(name, oid) for name, oid in {**COLUMNS, "extra": 25}.items()])
+
+    def make_chain(self) -> Chain:
+        return chain(self.options, around=context(tables=lambda _warehouse: self.tables))
+
+    def at_source(self, rows: Sequence[Row]) -> None:
+        self.tables.rows = [{"extra": None, **row} for row in rows]
+
+    def expected(self, row: Row) -> Row:
+        return row
+
+    def test_what_was_not_sent_is_there_where_the_source_still_has_the_row(self, made: Chain) -> None:
+        row: Row = {**dict.fromkeys(COLUMNS), "id": "1", "body": "b"}
+        self.at_source([row])
+        history = History()
+        unsent: dict[str, Value] = {**row, "body": UNCHANGED}
+        changes = [(KEYED, Op.UPDATE, {**unsent, "id": key}, None) for key in ("1", "2", "1")]
+        assert [new and new["body"] for _, new, _ in through(made, history.batch(*changes))] == [
+            "b",
+            UNCHANGED,
+            "b",
+        ]
+        assert self.tables.asked == [2], "one question for all of a batch's rows"
+
+
+LABELS: list[Row] = [
+    {"status": "new", "label": "N"},
+    {"status": "paid", "label": None},
+    {"status": "x", "label": "X"},
+]
+
+
+class TestLookup(StepConformance):
+    options: ClassVar[Mapping[str, Any]] = {
+        "lookup": {"table": "public.labels", "on": ["status"], "columns": ["label"]}
+    }
+
+    def make_chain(self) -> Chain:
+        tables = HeldTables([Column("status", 25), Column("label", 25)], LABELS)
+        return chain(self.options, around=context(tables=lambda _warehouse: tables))
+
+    def expected(self, row: Row) -> Row:
+        return {**row, "label": "N" if row["status"] == "new" else None}
+
+
+class TestLookupByALargeValue(StepConformance):
+    options: ClassVar[Mapping[str, Any]] = {
+        "lookup": {"table": "public.sizes", "on": {"body": "text"}, "columns": {"size": "size"}, "cache": 1}
+    }
+
+    def make_chain(self) -> Chain:
+        rows: list[Row] = [{"text": "x" * 3_000, "size": "3000"}, {"text": "", "size": "0"}]
+        tables = HeldTables([Column("text", 25), Column("size", 23)], rows)
+        return chain(self.options, around=context(tables=lambda _warehouse: tables))
+
+    def expected(self, row: Row) -> Row:
+        sizes: dict[str | None, str] = {"x" * 3_000: "3000", "": "0"}
+        return {**row, "size": sizes.get(row["body"])}
+
+
 class TestPython(StepConformance):
     options: ClassVar[Mapping[str, Any]] = {"python": {"file": "code.py", "sets": {"n": "int"}}}
-    identities = ("d",)
+    code = "def transform(c):\n    if c.new:\n        c.new['n'] = c.new['id'] + 1\n    return c\n"
 
     @pytest.fixture(autouse=True)
     def _file(self, tmp_path: Path) -> None:
         self.base = tmp_path
-        code = "def transform(c):\n    if c.new:\n        c.new['n'] = c.new['id'] + 1\n    return c\n"
-        (tmp_path / "code.py").write_text(code)
+        (tmp_path / "code.py").write_text(self.code)
 
     def make_chain(self) -> Chain:
         return chain(self.options, around=context(base=self.base))
@@ -205,6 +321,19 @@ class TestPython(StepConformance):
     @pytest.mark.parametrize("seed", range(3))
     def test_it_gives_the_same_however_batches_are_cut(self, seed: int) -> None:  # type: ignore[override]
         pytest.skip("each process would be one more")
+
+
+class TestPythonOfBatches(TestPython):
+    options: ClassVar[Mapping[str, Any]] = {
+        "python": {"file": "code.py", "sets": {"n": "int"}, "batch": True}
+    }
+    code = (
+        "def transform(changes):\n"
+        "    for change in changes:\n"
+        "        if change.new:\n"
+        "            change.new['n'] = change.new['id'] + 1\n"
+        "    return changes\n"
+    )
 
 
 class TestAWholeChain(StepConformance):
@@ -219,7 +348,7 @@ class TestAWholeChain(StepConformance):
             {"set": {"double": "amount * 2", "status": "coalesce(status, 'none')"}},
             {"mask": {"id": "sha256"}},
             {"rename": {"id": "hash"}},
-            {"exclude": ["doc", "tags"]},
+            {"exclude": ["doc", "tags", "place"]},
         )
 
     def expected(self, row: Row) -> Row | None:
@@ -227,9 +356,24 @@ class TestAWholeChain(StepConformance):
         if amount is None or float(amount) < 0:
             return None
         return {
+            **({"extra": row["extra"]} if "extra" in row else {}),
             "hash": hashed(row["id"]),
             "status": row["status"] or "none",
             "amount": amount,
             "body": row["body"],
             "double": {"0": "0", "1.50": "3.00", "100": "200"}[amount],
         }
+
+
+def _cases(of: type[StepConformance]) -> Iterator[type[StepConformance]]:
+    for case in of.__subclasses__():
+        yield case
+        yield from _cases(case)
+
+
+def test_every_step_that_cdcflow_brings_has_a_case() -> None:
+    found = entry_points(group=registry.GROUP)
+    ours = {entry.name for entry in found if entry.value.startswith("cdcflow.")}
+    asked = {name for case in _cases(StepConformance) if case.__module__ == __name__ for name in case.options}
+    assert ours - asked == set()
+    assert asked <= ours

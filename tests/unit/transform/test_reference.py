@@ -8,8 +8,9 @@ from ruamel.yaml import YAML
 
 from cdcflow.model import Group, Relation
 from cdcflow.testing.history import ORDERS, History, insert
-from cdcflow.testing.step_conformance import Row, StepConformance
+from cdcflow.testing.step_conformance import StepConformance
 from cdcflow.testing.steps import link, rows
+from cdcflow.testing.things import Row
 from cdcflow.transform import Bound, Chain, Run, StepContext, StepPlugin, registry
 from cdcflow.transform.options import Names, Plain, place_of
 from cdcflow.transform.reference import ORDER, page

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdcflow.errors import ConfigurationError
-from cdcflow.model import UNCHANGED, Column, Op
+from cdcflow.model import UNCHANGED, Column, Op, concat
+from cdcflow.sink.event import events
 from cdcflow.testing.batches import make_relation
 from cdcflow.testing.history import CUSTOMERS, LOG, ORDERS, History, delete, insert, read, truncate, update
 from cdcflow.testing.steps import Row, chain, context, through
@@ -315,6 +316,21 @@ def test_a_row_whose_destination_changes_is_deleted_there_and_inserted_here() ->
     ]
     assert "NULL" in out.refused[3]
     assert "truncate" in out.refused[4]
+
+
+@pytest.mark.parametrize("ways", [("a", "b"), ("b", "a")])
+def test_a_row_leaves_one_destination_before_it_comes_to_the_other_however_batches_are_joined(
+    ways: tuple[str, str],
+) -> None:
+    history, made = History(), chain({"route": "status"})
+    old, new = ways
+    came = history.batch((FULL, Op.INSERT, full(new, key="2"), None), (FULL, Op.INSERT, full(old), None))
+    moved = history.batch((FULL, Op.UPDATE, full(new), full(old)))
+    batch = concat([made(came), made(moved)])
+    last = [(change.op.word, change.relation.name) for change in batch.changes()][-2:]
+    assert last == [("delete", old), ("insert", new)]
+    told = [(found["op"], found["table"]) for _, found in events(batch)][-2:]
+    assert told == last
 
 
 def test_changes_of_a_row_collapse_into_its_last_state() -> None:

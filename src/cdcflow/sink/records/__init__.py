@@ -10,7 +10,7 @@ sent, and only where it is another one than the destination has. Knows no destin
 
 from cdcflow.sink.records.api import Api, Reply
 from cdcflow.sink.records.collapse import SKIP, Plan, Planned, Record, Unfit
-from cdcflow.sink.records.ledger import Ledger
+from cdcflow.sink.records.ledger import Ledger, record_id
 from cdcflow.sink.records.mapping import Mapped, Match, Nulls, RecordOptions, columns_of, nearest
 from cdcflow.sink.records.writer import Destination, Outcome, Refusal, Wanted, Writer
 
@@ -34,4 +34,5 @@ __all__ = [
     "Writer",
     "columns_of",
     "nearest",
+    "record_id",
 ]

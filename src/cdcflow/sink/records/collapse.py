@@ -141,6 +141,8 @@ class _Row:
     """One change, converted. `before`: the match value that the old row shows."""
 
     index: int
+    #: Tells the parts of one change apart, which have its index.
+    ordinal: int
     op: int
     plan: Plan
     match: str | None
@@ -263,7 +265,7 @@ def _rows(batch: Batch, plans: Mapping[str, Plan], *, keyed: bool) -> list[_Row]
         for row in _group_rows(group, plans[group.relation.fingerprint], keyed)
     ]
     if len(batch.groups) > 1:
-        rows.sort(key=lambda row: row.index)
+        rows.sort(key=lambda row: (row.index, row.ordinal))
     return rows
 
 
@@ -285,8 +287,8 @@ def _group_rows(group: Group, plan: Plan, keyed: bool) -> Iterator[_Row]:
     absent: Sequence[bytes | None] = (
         group.data.column("unchanged").to_pylist() if group.unchanged else [None] * count
     )
-    heads = zip(group.meta("index").to_pylist(), group.meta("op").to_pylist(), strict=True)
-    for row, (index, op) in enumerate(heads):
+    heads = zip(*(group.meta(name).to_pylist() for name in ("index", "ordinal", "op")), strict=True)
+    for row, (index, ordinal, op) in enumerate(heads):
         if op == Op.MESSAGE:
             continue
         bits = absent[row]
@@ -316,7 +318,7 @@ def _group_rows(group: Group, plan: Plan, keyed: bool) -> Iterator[_Row]:
             except Unfit as reason:
                 unfit = str(reason)
         if not keyed:
-            yield _Row(index, op, plan, match, before, b"", None, values, unfit)
+            yield _Row(index, ordinal, op, plan, match, before, b"", None, values, unfit)
             continue
         old_values = [old[column][row] for column in key] if had and key else None
         if not key:
@@ -331,7 +333,7 @@ def _group_rows(group: Group, plan: Plan, keyed: bool) -> Iterator[_Row]:
             own = [old[c][row] if isinstance(v, Skip) else v for c, v in zip(key, now, strict=True)]
             identity = source_key(relation.qualified, own)
             old_identity = source_key(relation.qualified, old_values) if old_values is not None else None
-        yield _Row(index, op, plan, match, before, identity, old_identity, values, unfit)
+        yield _Row(index, ordinal, op, plan, match, before, identity, old_identity, values, unfit)
 
 
 def _text(planned: Planned, text: str | None) -> str | None:

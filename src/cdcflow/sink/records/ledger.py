@@ -6,6 +6,8 @@ fingerprint of the values that it acknowledged last. A change is never lost by i
   A → B (sent, not settled) → A would be taken for delivered, with B at the destination.
 * `settle` stores what was acknowledged, together with the match values under which rows are known now.
 * An `identity` that is another one (another account, another object) empties the ledger at `open`.
+* `linking` keeps, durably and before it is made, every link of a record to another one, so that what a row no
+  longer points to is known, whatever came in between. `unlinked` lets go of it once it is no more.
 
 An SQLite file of mode 0600 beside the flow's other state. Record and row are named by 16 bytes of a hash; the
 match values are kept as text where rows that disappear are removed, since there is no other way to name them.
@@ -17,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import orjson
@@ -35,6 +38,8 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS records (record BLOB PRIMARY KEY, sent BLOB) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS sources"
     " (source BLOB PRIMARY KEY, origin TEXT NOT NULL, match TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS links"
+    " (record BLOB, name TEXT, target TEXT, PRIMARY KEY (record, name, target)) WITHOUT ROWID",
 )
 
 
@@ -51,7 +56,7 @@ def fingerprint(values: Mapping[str, object]) -> bytes:
 
 
 class Ledger:
-    """See the module. Not opened, it makes no file. Usable from one thread at a time.
+    """See the module. Not opened, it makes no file. Usable from any thread.
 
     Every method raises EnvironmentFault where the file cannot be read or written.
     """
@@ -59,6 +64,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._db: sqlite3.Connection | None = None
+        self._lock = RLock()
 
     def open(self, identity: str, *, keep: bool = True) -> None:
         """`identity` names the destination. What is known of another one, or without `keep`, is forgotten:
@@ -79,6 +85,7 @@ class Ledger:
                 known = db.execute("SELECT value FROM facts WHERE name = 'identity'").fetchone()
                 if known is not None and known[0] != identity:
                     db.execute("DELETE FROM sources")
+                    db.execute("DELETE FROM links")
                 if known is None or known[0] != identity or not keep:
                     db.execute("DELETE FROM records")
                 db.execute("INSERT OR REPLACE INTO facts VALUES ('identity', ?)", (identity,))
@@ -90,7 +97,7 @@ class Ledger:
 
     def sent(self, records: Sequence[bytes]) -> dict[bytes, bytes]:
         """The fingerprints of those of the records that the destination is known to hold."""
-        with self._telling("read"):
+        with self._telling("read"), self._lock:
             return dict(
                 self._chosen("SELECT record, sent FROM records WHERE sent IS NOT NULL AND record", records)
             )
@@ -112,7 +119,9 @@ class Ledger:
         with self._telling("written"), self._transaction():
             db = self._open
             db.executemany("INSERT OR REPLACE INTO records VALUES (?, ?)", sent.items())
-            db.executemany("DELETE FROM records WHERE record = ?", ((one,) for one in removed))
+            gone = [(one,) for one in removed]
+            db.executemany("DELETE FROM records WHERE record = ?", gone)
+            db.executemany("DELETE FROM links WHERE record = ?", gone)
             there = moved or {}
             db.executemany(
                 "INSERT OR REPLACE INTO sources VALUES (?, ?, ?)",
@@ -131,14 +140,38 @@ class Ledger:
         with self._telling("written"), closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS)) as db, db:
             return db.execute("UPDATE records SET sent = NULL WHERE sent IS NOT NULL").rowcount
 
+    # Links: `name` tells those of one kind, `target` is what the destination knows the other record by.
+
+    def linking(self, name: str, links: Iterable[tuple[bytes, str]]) -> None:
+        """These are about to be made."""
+        with self._telling("written"), self._transaction():
+            self._open.executemany(
+                "INSERT OR IGNORE INTO links VALUES (?, ?, ?)",
+                ((record, name, target) for record, target in links),
+            )
+
+    def links(self, name: str, records: Sequence[bytes]) -> list[tuple[bytes, str]]:
+        """All that may be there, of these records."""
+        with self._telling("read"), self._lock:
+            query = "SELECT record, target FROM links WHERE name = ? AND record"
+            return list(self._chosen(query, records, name))
+
+    def unlinked(self, name: str, links: Iterable[tuple[bytes, str]]) -> None:
+        """These are no more."""
+        with self._telling("written"), self._transaction():
+            self._open.executemany(
+                "DELETE FROM links WHERE record = ? AND name = ? AND target = ?",
+                ((record, name, target) for record, target in links),
+            )
+
     # Sources (see `collapse`).
 
     def matches(self, keys: Sequence[bytes]) -> dict[bytes, str]:
-        with self._telling("read"):
+        with self._telling("read"), self._lock:
             return dict(self._chosen("SELECT source, match FROM sources WHERE source", keys))
 
     def of_table(self, origin: str) -> dict[bytes, str]:
-        with self._telling("read"):
+        with self._telling("read"), self._lock:
             found = self._open.execute("SELECT source, match FROM sources WHERE origin = ?", (origin,))
             return dict(found.fetchall())
 
@@ -147,22 +180,23 @@ class Ledger:
         assert self._db is not None, "the ledger is not open"
         return self._db
 
-    def _chosen(self, query: str, keys: Sequence[bytes]) -> Iterator[tuple[bytes, Any]]:
+    def _chosen(self, query: str, keys: Sequence[bytes], *given: str) -> Iterator[tuple[bytes, Any]]:
         for start in range(0, len(keys), _CHUNK):
             part = keys[start : start + _CHUNK]
             marks = ",".join("?" * len(part))
-            yield from self._open.execute(f"{query} IN ({marks})", part)
+            yield from self._open.execute(f"{query} IN ({marks})", [*given, *part])
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         db = self._open
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
+        with self._lock:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
 
     @contextmanager
     def _telling(self, what: str) -> Iterator[None]:

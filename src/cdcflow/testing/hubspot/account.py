@@ -220,6 +220,7 @@ class Account:
 
     def __init__(self, portal: int = 891_936_587) -> None:
         self.portal = portal
+        self.time_zone = "UTC"
         self.types: dict[str, ObjectType] = {one.name: one for one in standard_types()}
         #: (type, id, type, id) → the ids of the association's labels.
         self.associations: dict[tuple[str, str, str, str], set[int]] = {}

@@ -163,7 +163,8 @@ class HubSpot(Service):
         try:
             match (request.method, *parts):
                 case ("GET", "account-info", "v3", "details"):
-                    return Answer.json({"portalId": self.account.portal, "timeZone": "UTC"})
+                    account = self.account
+                    return Answer.json({"portalId": account.portal, "timeZone": account.time_zone})
                 case ("GET", "crm", "v3", "properties", name):
                     return self._with(name, "schemas", "read", self._properties)
                 case ("GET", "crm", "v3", "schemas"):
@@ -310,6 +311,8 @@ class HubSpot(Service):
         if to is None:
             return _error(400, "VALIDATION_ERROR", f"Unable to infer object type from: {other}")
         inputs = _inputs(request)
+        if what in ("archive", "labels"):
+            return self._dissociate(kind, to, inputs)
         if len(inputs) > MOST_ASSOCIATIONS:
             return _too_many(len(inputs), MOST_ASSOCIATIONS)
         results, errors = [], []
@@ -333,6 +336,28 @@ class HubSpot(Service):
             self.account.associations.setdefault(key, set()).update(labels)
             results.append({"from": one["from"], "to": one["to"]})
         return _batch(results, errors)
+
+    def _dissociate(self, kind: ObjectType, to: ObjectType, inputs: Sequence[Mapping[str, Any]]) -> Answer:
+        """`batch/archive`: all that there is between two records, `to` a list
+        (crm-associations-v4/batch/post-crm-v4-associations-fromObjectType-toObjectType-batch-archive).
+        `batch/labels/archive`: the labels of `types`, `to` one record; "deleting an unlabeled association
+        will also delete all labeled associations between those two objects" (…-batch-labels-archive). What is
+        not there is no error."""
+        if len(inputs) > MOST_ASSOCIATIONS:
+            return _too_many(len(inputs), MOST_ASSOCIATIONS)
+        for one in inputs:
+            source, targets = str(one["from"]["id"]), one["to"]
+            labels = {int(label["associationTypeId"]) for label in one.get("types", ())}
+            for target in targets if isinstance(targets, list) else [targets]:
+                key = (kind.name, source, to.name, str(target["id"]))
+                left = self.account.associations.get(key, set()) - labels
+                if not labels or DEFAULT_ASSOCIATIONS.get((kind.name, to.name), 1_000) in labels:
+                    left = set()
+                if left:
+                    self.account.associations[key] = left
+                else:
+                    self.account.associations.pop(key, None)
+        return Answer(204)
 
 
 def _is_living(kind: ObjectType, identity: str) -> bool:

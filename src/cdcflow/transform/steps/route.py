@@ -133,8 +133,8 @@ class _Routed:
         ops = group.meta("op").to_pylist()
         came = has_old(group)
         there = [False] * len(ops) if came is None else came.to_pylist()
-        #: Destination → rows, each with its kind here.
-        parts: dict[tuple[str | None, ...], list[tuple[int, int]]] = {}
+        #: (whether rows stay or come, destination) → rows, each with its kind here.
+        parts: dict[tuple[bool, tuple[str | None, ...]], list[tuple[int, int]]] = {}
         wrong: dict[int, str] = {}
         lost: list[bool] = []
         for row, op in enumerate(ops):
@@ -150,17 +150,18 @@ class _Routed:
                 wrong[row] = _NOWHERE
                 continue
             if op == Op.UPDATE and old is not None and old != new:
-                parts.setdefault(old, []).append((row, int(Op.DELETE)))
-                parts.setdefault(new, []).append((row, int(Op.INSERT)))
+                parts.setdefault((False, old), []).append((row, int(Op.DELETE)))
+                parts.setdefault((True, new), []).append((row, int(Op.INSERT)))
                 run.multiplied = True
             else:
-                parts.setdefault(new, []).append((row, op))
+                parts.setdefault((True, new), []).append((row, op))
         if wrong:
             run.refuse_rows(group, wrong)
         if any(lost):
             run.drop(group, pc.invert(pa.array(lost, pa.bool_())), _UNKNOWN)
-        # In an order that does not depend on the batch, since it tells the parts of a change apart.
-        return [self._part(group, names, parts[names]) for names in sorted(parts, key=str)]
+        # Departures first: to a sink, both destinations may be the same place. And in an order that does not
+        # depend on the batch, since it tells the parts of a change apart.
+        return [self._part(group, names, parts[moves, names]) for moves, names in sorted(parts, key=str)]
 
     def _part(self, group: Group, names: tuple[str | None, ...], rows: list[tuple[int, int]]) -> Group:
         relation = self._relations.get(names)
