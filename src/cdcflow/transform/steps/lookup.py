@@ -91,8 +91,14 @@ class _Lookup:
         on = [place_of(relation, name, ("on", name)) for name in options.on]
         if self._context.tables is None:
             raise StepError("nothing can be looked up here", hint="")
-        tables = self._tables = self._context.tables(options.warehouse)
-        there = {column.name: column for column in tables.columns(self._table)}
+        try:
+            tables = self._tables = self._context.tables(options.warehouse)
+        except ConfigurationError as error:
+            raise StepError(str(error), hint=error.hint, way=("warehouse",)) from error
+        try:
+            there = {column.name: column for column in tables.columns(self._table)}
+        except ConfigurationError as error:
+            raise StepError(str(error), hint=error.hint, way=("table",)) from error
         for way, names in (("on", options.on), ("columns", options.columns)):
             for ours, theirs in names.items():
                 if theirs not in there:
