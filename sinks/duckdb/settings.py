@@ -24,6 +24,7 @@ class DuckDBSettings(SinkSettings):
     type_changes: Literal["widen", "stop"] = "widen"
     #: Threads of DuckDB. Two keep a core each for conversion and insertion busy at the sizes of a batch.
     threads: int = Field(default=2, ge=1)
-    #: What DuckDB may use before it spills to `<path>.tmp`. The process takes about 150 MB more. A single
-    #: value needs several times its own size.
-    memory_limit: str = Field(default="80MB", pattern=r"^\d+(\.\d+)? ?(KB|MB|GB|KiB|MiB|GiB)$")
+    #: What DuckDB may use before it spills to `<path>.tmp`: it wants 125 MB per thread (DuckDB's guide to
+    #: performance, "Environment"). The process takes about 150 MB more. A single value needs several times
+    #: its own size.
+    memory_limit: str = Field(default="256MB", pattern=r"^\d+(\.\d+)? ?(KB|MB|GB|KiB|MiB|GiB)$")

@@ -17,7 +17,7 @@ from cdcflow.sink import ExpectedTable, Finding, FlowContext, Rendered, SinkOpti
 from cdcflow_sinks.duckdb import database
 from cdcflow_sinks.duckdb.apply import apply, generations
 from cdcflow_sinks.duckdb.backfills import Backfills
-from cdcflow_sinks.duckdb.failures import FATAL, translated
+from cdcflow_sinks.duckdb.failures import is_fatal, translated
 from cdcflow_sinks.duckdb.judging import judge
 from cdcflow_sinks.duckdb.messages import append
 from cdcflow_sinks.duckdb.moving import Replays, move, unrepeatable
@@ -115,7 +115,7 @@ class DuckDBSink:
                 self._open()
             return work()
         except duckdb.Error as error:
-            if isinstance(error, FATAL):
+            if is_fatal(error):
                 self._file.give_up()
             raise translated(error, f"flow {self._flow}, warehouse {self._settings.path}") from error
 
@@ -331,7 +331,7 @@ class DuckDBSink:
         if self._connection is None:
             with database.looking(self._settings) as connection:
                 return run_query(connection, sql, schema)
-        cursor = self._connection.cursor()
+        cursor = self._file.beside(self._connection)
         try:
             return run_query(cursor, sql, schema)
         finally:

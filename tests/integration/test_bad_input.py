@@ -2,17 +2,10 @@
 nothing. All through the program itself, as a person runs it."""
 
 import json
-import os
-import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psycopg
-import pytest
 
 from cdcflow.engine import control
 from cdcflow.journal import verify
@@ -22,29 +15,9 @@ from cdcflow.testing.database import Database
 from cdcflow.testing.journals import read_all
 from cdcflow.testing.waiting import eventually
 from conftest import OwnServer
+from integration.program import cdcflow, mounted, running, write
 
 WRONG, ENVIRONMENT = 2, 3
-PROGRAM = [sys.executable, "-c", "from cdcflow.cli.main import main; main()"]
-
-
-def write(directory: Path, dsn: str, name: str = "cdcflow", **changed: str) -> Path:
-    """A configuration with one flow to files, its lines replaced or added to by `changed`."""
-    lines = {
-        "source": f"{{dsn: '{dsn}', tables: [public.*], publication: {name}, slot: {name}}}",
-        "sinks": "{files: {type: jsonl, path: events}}",
-        "flows": "[{name: files, from: [public.*], to: files}]",
-        **changed,
-    }
-    path = directory / "cdcflow.yaml"
-    path.write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
-    return path
-
-
-def cdcflow(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [*PROGRAM, *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL, **options
-    )
 
 
 def refused(config: Path, code: int, *words: str, command: str = "run") -> str:
@@ -61,25 +34,6 @@ def refused(config: Path, code: int, *words: str, command: str = "run") -> str:
 def prepared(postgres: Database, tables: str = "public.*") -> None:
     postgres.execute("CREATE TABLE t (id int PRIMARY KEY, filler text)")
     setup(postgres.dsn, [tables], postgres.publication, postgres.slot)
-
-
-@contextmanager
-def running(config: Path, state: Path) -> Iterator[subprocess.Popen[str]]:
-    with (config.parent / "engine.log").open("a") as log:
-        process = subprocess.Popen(
-            [*PROGRAM, "-c", str(config), "run"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True
-        )
-    try:
-
-        def streaming() -> bool:
-            status = control.status(state)
-            return status is not None and status["capture"]["state"] == "streaming"
-
-        eventually(streaming, timeout=60, what="the engine's start")
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
 
 
 def test_a_dsn_that_is_none(tmp_path: Path) -> None:
@@ -156,22 +110,6 @@ def test_a_journal_made_by_another_database(postgres: Database, tmp_path: Path) 
         refused(write(tmp_path, other.dsn, other.name), ENVIRONMENT, postgres.name, other.name, "hint:")
     finally:
         other.drop()
-
-
-@contextmanager
-def mounted(directory: Path, options: str) -> Iterator[Path]:
-    """A tmpfs of its own, which only root can make."""
-    directory.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
-    command = ["mount", "-t", "tmpfs", "-o", options, "cdcflow-test", str(directory)]
-    done = subprocess.run(command, check=False, capture_output=True)
-    if done.returncode:
-        pytest.skip("this machine lets nobody mount a file system")
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
 def test_a_state_folder_that_is_read_only(postgres: Database, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`cdcflow backfill`: reading the rows that tables hold already, while their changes go on coming."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,20 +70,28 @@ def start(
     from dataclasses import asdict
 
     from cdcflow.engine import control
-    from cdcflow.engine.backfills import require_flows
+    from cdcflow.engine.backfills import require_flows, require_taken
     from cdcflow.source.requests import Request
     from cdcflow.source.wanted import look
 
     config = load_config(context)
     names = tuple(name.strip() for name in columns.split(",") if name.strip())
+    if columns and not names:
+        raise ConfigurationError("--columns names none", hint="name some, as A,B, or leave it out for all")
+    if where and not where.strip():
+        raise ConfigurationError("--where is empty", hint="leave it out for all rows")
+    if rate is not None and not math.isfinite(rate):
+        raise ConfigurationError("--rate must be a number of rows", hint="leave it out for no limit")
     if replace and (where or names):
         raise ConfigurationError(
             "--replace takes away what the backfill does not bring, and --where and --columns leave rows out",
             hint="leave out --replace, or the others",
         )
-    request = Request("", tuple(dict.fromkeys(tables)), where, names, tuple(flows or ()), rate, replace, halt)
+    wanted_by = tuple(dict.fromkeys(flows or ()))
+    request = Request("", tuple(dict.fromkeys(tables)), where, names, wanted_by, rate, replace, halt)
     require_flows(config, request.flows)
     wanted = look(config.source.dsn.get_secret_value(), config.source.publication, request)
+    require_taken(config, request.flows, [table.relation for table in wanted])
     for table in wanted:
         _tell_cost(table, halt=halt, columns=names, rate=rate)
         rows = f"about {table.rows:,} rows, " if table.rows >= 0 else ""
@@ -116,7 +125,9 @@ def _tell_cost(table: "Wanted", *, halt: bool, columns: Sequence[str], rate: flo
     if not halt:
         raise ConfigurationError(cost, hint="say --halt where that is bearable, or give the table a key")
     if columns or rate is not None:
-        raise ConfigurationError(f"{table.table} is read as a whole, without --columns and --rate")
+        raise ConfigurationError(
+            f"{table.table} is read as a whole, without --columns and --rate", hint="leave them out"
+        )
     output.warn(cost)
 
 

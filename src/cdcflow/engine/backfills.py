@@ -9,6 +9,8 @@ import orjson
 from cdcflow.config import Config
 from cdcflow.engine.places import Places
 from cdcflow.errors import CdcflowError, ConfigurationError
+from cdcflow.model import Relation
+from cdcflow.model.patterns import TablePatterns
 from cdcflow.source.requests import Kept, Requests, from_state
 
 #: Ended backfills in the status document; `cdcflow backfill status` shows them.
@@ -35,6 +37,18 @@ def require_flows(config: Config, flows: Sequence[str]) -> None:
         if flow not in config.flows:
             known = ", ".join(config.flows) or "none"
             raise ConfigurationError(f"there is no flow {flow!r}", hint=f"there are: {known}")
+
+
+def require_taken(config: Config, flows: Sequence[str], tables: Sequence[Relation]) -> None:
+    """Each of the flows takes some of the tables: to another one the backfill would bring nothing."""
+    for flow in flows:
+        taken = TablePatterns(config.flows[flow].sources)
+        if not any(taken.matches(table.schema, table.name) for table in tables):
+            named = ", ".join(table.qualified for table in tables)
+            raise ConfigurationError(
+                f"the flow {flow} does not take {named}",
+                hint=f"its `from` is {', '.join(config.flows[flow].sources)}: add the table there",
+            )
 
 
 def _require_free(requests: Requests, tables: Sequence[str]) -> None:

@@ -137,7 +137,10 @@ class Requests:
         has ended."""
         kept = self.get(name)
         if kept.state in ("done", "cancelled"):
-            raise ConfigurationError(f"the backfill {name!r} has ended: it is {kept.state}")
+            raise ConfigurationError(
+                f"the backfill {name!r} has ended: it is {kept.state}",
+                hint="`cdcflow backfill start` begins another one",
+            )
         request = kept.request
         resumed = request.resumed + (wish == "run")
         request = replace(request, wish=wish, resumed=resumed)

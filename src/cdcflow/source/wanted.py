@@ -123,4 +123,7 @@ def _require_sound(
         connection.execute(query)
     except psycopg.Error as error:
         said = error.diag.message_primary or "it is refused"
-        raise ConfigurationError(f"the condition does not fit {table}: {said}") from error
+        raise ConfigurationError(
+            f"the condition does not fit {table}: {said}",
+            hint=f"its columns are {', '.join(published.relation.names)}",
+        ) from error

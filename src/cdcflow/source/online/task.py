@@ -63,8 +63,9 @@ class Task:
         return work_name(self.request.name, self.oid, self.table)
 
     def figures(self) -> dict[str, Any]:
-        seconds = time.monotonic() - self.since if self.since else 0.0
-        rate = (self.rows - self.rows_before) / seconds if seconds > 0 else 0.0
+        # A second at least: what the first moment alone would promise is no rate.
+        seconds = max(time.monotonic() - self.since, 1.0)
+        rate = (self.rows - self.rows_before) / seconds if self.since else 0.0
         share = self.plan.share if self.plan is not None else 0.0
         # Known only by the pages: how many rows are in those that are left.
         left = self.rows / share - self.rows if share > 0 else None
