@@ -9,10 +9,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import orjson
+
 from cdcflow.errors import DeliveryError, Permanent
 from cdcflow.model import Batch, Relation
-from cdcflow.sink import ExpectedTable, Field, Finding, FlowContext
-from cdcflow.sink.records import Ledger, Mapped, Plan, Writer, columns_of
+from cdcflow.sink import ExpectedTable, Field, Finding, FlowContext, Rendered
+from cdcflow.sink.records import Ledger, Mapped, Plan, Writer, columns_of, preview
 from cdcflow.sink.records.mapping import judge_columns, plan
 from cdcflow_sinks.hubspot.client import Client
 from cdcflow_sinks.hubspot.describe import (
@@ -30,6 +32,9 @@ from cdcflow_sinks.hubspot.values import matched, planned
 
 LEDGER = "ledger.sqlite"
 
+#: The fact in the ledger that has the types of the account's properties by name.
+KINDS = "kinds"
+
 
 class HubSpotSink:
     """See the module."""
@@ -39,8 +44,9 @@ class HubSpotSink:
         self._flow = context.flow
         self._client = Client(settings, context.budget)
         self._ledger = Ledger(context.state / LEDGER)
+        self._objects = Objects(self._client, options, self._ledger, settings.concurrency)
         self._writer = Writer(
-            Objects(self._client, options, self._ledger, settings.concurrency),
+            self._objects,
             self._ledger,
             follow=options.deletes != "ignore",
             only_changes=options.only_changes,
@@ -60,6 +66,9 @@ class HubSpotSink:
         portal = await self._client.account()
         identity = f"hubspot {portal} {schema.object} {self._options.matched[0]}"
         await asyncio.to_thread(self._ledger.open, identity, keep=self._options.only_changes)
+        known = [schema.properties[name] for name in (self._options.matched[0], *self._options.mapped)]
+        kinds = {one.name: (one.type, one.multiple) for one in known}
+        await asyncio.to_thread(self._ledger.note, KINDS, orjson.dumps(kinds).decode())
         self._schema = schema
         self._plans = {}
 
@@ -70,6 +79,29 @@ class HubSpotSink:
     async def write(self, batch: Batch) -> None:
         plans = (self._plan(group.relation) for group in batch.groups)
         await self._writer.write(batch, {one.relation.fingerprint: one for one in plans if one is not None})
+
+    def preview(self, batch: Batch) -> Sequence[Rendered]:
+        """By the account's properties as they were when the flow ran last; before its first run their types
+        are not known, and values are text."""
+        options, there = self._options, self._ledger.look()
+        try:
+            kinds = orjson.loads((self._ledger.fact(KINDS) if there else None) or b"{}")
+            names = (options.matched[0], *options.mapped)
+            properties = {name: Property(name, *kinds.get(name, ())) for name in names}
+            self._schema = Schema(options.object, properties)
+            self._plans = {}
+            plans = (self._plan(group.relation) for group in batch.groups)
+            return preview(
+                batch,
+                {one.relation.fingerprint: one for one in plans if one is not None},
+                self._ledger if there else None,
+                follow=options.deletes != "ignore",
+                only_changes=options.only_changes,
+                target=f"hubspot {options.object}",
+                text=self._objects.shown,
+            )
+        finally:
+            self._ledger.close()
 
     async def close(self) -> None:
         await self._client.close()

@@ -7,11 +7,14 @@ Salesforce refuses is refused alone, with a reason that says which field and why
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
 
 from cdcflow.errors import DeliveryError, Permanent
 from cdcflow.model import Batch, Relation
-from cdcflow.sink import ExpectedTable, Field, Finding, FlowContext
-from cdcflow.sink.records import Ledger, Mapped, Plan, Writer, columns_of
+from cdcflow.sink import ExpectedTable, Field, Finding, FlowContext, Rendered
+from cdcflow.sink.records import Ledger, Mapped, Plan, Writer, columns_of, preview
 from cdcflow.sink.records.mapping import judge_columns, plan
 from cdcflow_sinks.salesforce.bulk import Bulk
 from cdcflow_sinks.salesforce.client import Client
@@ -22,6 +25,9 @@ from cdcflow_sinks.salesforce.values import matched, planned
 
 LEDGER = "ledger.sqlite"
 JOB = "bulk.json"
+
+#: The fact in the ledger that has the fields of the org's objects, as it describes them.
+FIELDS = "fields"
 
 
 class SalesforceSink:
@@ -44,6 +50,8 @@ class SalesforceSink:
         )
         self._plans: dict[str, Plan] = {}
         self._others: dict[str, Described] = {}
+        #: What the org has said of the fields that are mapped, by object.
+        self._raw: dict[str, list[Any]] = {}
 
     async def open(self) -> None:
         """Reads the object's fields. Raises Permanent where the mapping does not fit them."""
@@ -56,6 +64,7 @@ class SalesforceSink:
         # Another org, object or field is another place: nothing of this ledger is there.
         identity = f"salesforce {self._client.org} {self._options.object} {self._options.matched[0]}"
         await asyncio.to_thread(self._ledger.open, identity, keep=self._options.only_changes)
+        await asyncio.to_thread(self._ledger.note, FIELDS, orjson.dumps(self._raw).decode())
         self._plans = {}
 
     async def prepare(self, relations: Sequence[Relation]) -> None:
@@ -65,6 +74,34 @@ class SalesforceSink:
     async def write(self, batch: Batch) -> None:
         plans = (self._plan(group.relation) for group in batch.groups)
         await self._writer.write(batch, {one.relation.fingerprint: one for one in plans if one is not None})
+
+    def preview(self, batch: Batch) -> Sequence[Rendered]:
+        """By the org's fields as they were when the flow ran last; before its first run their types are not
+        known, and values are text."""
+        options, there = self._options, self._ledger.look()
+        try:
+            raw = orjson.loads((self._ledger.fact(FIELDS) if there else None) or b"{}")
+            self._know({name: Described.read(name, fields) for name, fields in raw.items()})
+            self._plans = {}
+            plans = (self._plan(group.relation) for group in batch.groups)
+            return preview(
+                batch,
+                {one.relation.fingerprint: one for one in plans if one is not None},
+                self._ledger if there else None,
+                follow=options.deletes != "ignore",
+                only_changes=options.only_changes,
+                target=f"salesforce {options.object}",
+                text=self._objects.shown,
+            )
+        finally:
+            self._ledger.close()
+
+    def _know(self, found: Mapping[str, Described]) -> None:
+        """Takes the fields of objects as given; where the object is not among them, as text."""
+        own, names = self._options.object, [self._options.matched[0], *self._options.mapped]
+        plain = {name: FieldInfo(name) for name in names if "." not in name}
+        self._objects.described = found.get(own) or Described(own, plain)
+        self._others = {name: one for name, one in found.items() if name != own}
 
     async def close(self) -> None:
         await self._client.close()
@@ -129,7 +166,12 @@ class SalesforceSink:
 
     async def _read(self, name: str) -> Described:
         found = await self._client.get(f"/sobjects/{name}/describe")
-        return Described.read(name, found.get("fields") or ())
+        fields = found.get("fields") or []
+        meant = {part for one in (self._options.matched[0], *self._options.mapped) for part in one.split(".")}
+        self._raw[name] = [
+            one for one in fields if one.get("name") in meant or one.get("relationshipName") in meant
+        ]
+        return Described.read(name, fields)
 
     def _field(self, name: str) -> FieldInfo:
         """A field of the object, or of the parent that a path names."""
@@ -138,10 +180,9 @@ class SalesforceSink:
         if not dot:
             return own.fields[name]
         reference = own.reference(relationship)
-        assert reference is not None
-        other = self._others[reference.parents[0]]
+        other = self._others.get(reference.parents[0]) if reference is not None else None
         # A parent is named by text, whatever the field's type.
-        return FieldInfo(other.fields[key].name)
+        return FieldInfo(key if other is None else other.fields[key].name)
 
     def _plan(self, relation: Relation) -> Plan | None:
         bound = self._plans.get(relation.fingerprint)
