@@ -280,8 +280,8 @@ there, `columns` which columns are added, under which names. Where there is no s
 NULL, they are NULL.
 
 The table is read from the source (`table` need not be captured; the role needs SELECT on it), or with
-`warehouse: FLOW` from the warehouse of another flow; while that one is paused, or has yet to bring the table, this
-one waits and says so. Questions are batched: one query for up to 5,000 keys.
+`warehouse: FLOW` from the warehouse of another flow; while that one is paused, or has yet to bring the table,
+this one waits and says so. Questions are batched: one query for up to 5,000 keys.
 Answers, also that there is no row, are remembered, at most `cache` of them and each for `lifetime`.
 
 **How fresh:** a value is at most `lifetime` old when the change is read from the journal for delivery. It may
