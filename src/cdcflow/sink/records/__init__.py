@@ -4,6 +4,7 @@ sent, and only where it is another one than the destination has. Knows no destin
     collapse   a batch → what is to become of which record
     ledger     what the destination holds, as far as it matters: a fingerprint per record
     writer     the two above around a `Destination`, which upserts and removes
+    preview    the same, shown and not done
     mapping    `match:` and `fields:` of a flow
     forms      the forms of values that JSON APIs have in common
     api        calls of a JSON API
