@@ -28,7 +28,7 @@ $(BIN)/python:
 
 # The kernel is built in place, where a compiler and Python's headers are there; without them it is the twin.
 $(VENV)/.installed: $(BIN)/python pyproject.toml setup.py src/cdcflow/decode/_kernel.pyx \
-		src/cdcflow/transform/_hmac.pyx src/cdcflow/transform/_sha256.h
+		src/cdcflow/source/_copying.pyx src/cdcflow/transform/_hmac.pyx src/cdcflow/transform/_sha256.h
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
 	@touch $@
 
@@ -70,5 +70,5 @@ faults: dev
 
 clean:
 	rm -rf build dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis src/cdcflow/decode/_kernel.c \
-		src/cdcflow/transform/_hmac.c src/cdcflow/transform/_hmac.*.so
-	rm -f src/cdcflow/decode/_kernel.*.so
+		src/cdcflow/source/_copying.c src/cdcflow/transform/_hmac.c
+	rm -f src/cdcflow/decode/_kernel.*.so src/cdcflow/source/_copying.*.so src/cdcflow/transform/_hmac.*.so

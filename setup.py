@@ -15,6 +15,7 @@ if WANTED not in ("auto", "yes", "no"):
 #: Each kernel, and the headers that it is made of besides.
 KERNELS: dict[str, list[str]] = {
     "cdcflow.decode._kernel": [],
+    "cdcflow.source._copying": [],
     "cdcflow.transform._hmac": ["src/cdcflow/transform/_sha256.h"],
 }
 

@@ -20,7 +20,7 @@ ones, and the flow needs attention.
 import asyncio
 import gzip
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import islice
@@ -197,30 +197,8 @@ class WebhookSink:
 
     async def _write_each(self, wanted: Order, items: list[_Item], refused: dict[int, str]) -> None:
         delivery = _Delivery(wanted, limit=len(self._lines))
-
-        async def work(line: Line) -> None:
-            while (number := delivery.next()) is not None:
-                item = items[number]
-                failure = await self._post(line, item.identity, item.body, item)
-                if failure is None:
-                    delivery.accepted(number)
-                    start()
-                else:
-                    delivery.failed(number, failure)
-            idle.append(line)
-
-        def start() -> None:
-            """Puts idle lines to work, but for the one that takes the next change itself."""
-            for _ in range(min(len(idle), delivery.ready - 1)):
-                group.create_task(work(idle.pop()))
-
-        idle = list(self._lines)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(work(idle.pop()))
-            start()
-        error = delivery.error(self._endpoint.origin, [item.index for item in items], refused)
-        if error is not None:
-            raise error
+        await _Crew(self._post, self._lines, delivery, items).work()
+        delivery.check(self._endpoint.origin, [item.index for item in items], refused)
 
     # Several changes per request.
 
@@ -400,9 +378,9 @@ class _Delivery:
             self._in_a_row += 1
             self._stopped |= failure.everywhere or self._in_a_row >= self._limit
 
-    def error(self, origin: str, indexes: Sequence[int], refused: dict[int, str]) -> DeliveryError | None:
-        """What `write` raises. `indexes` are the changes' places in the batch; `refused` those that were
-        refused before anything was sent.
+    def check(self, origin: str, indexes: Sequence[int], refused: dict[int, str]) -> None:
+        """Raises what `write` raises. `indexes` are the changes' places in the batch; `refused` those that
+        were refused before anything was sent.
 
         What may heal by itself comes first, since the rest comes again in any case.
         """
@@ -420,11 +398,51 @@ class _Delivery:
                 # What has the same index comes of one change: it is written when all of it is.
                 unsent = {index for number, index in enumerate(indexes) if number not in self._accepted}
                 written = [indexes[number] for number in self._accepted if indexes[number] not in unsent]
-                return _error(by_outcome[outcome], origin, written, refused, max(wishes, default=None))
-        if not refused:
-            return None
-        behind = {waiting for number in self._failures for waiting in self._order.behind(number)}
-        return Rejected(refused, withheld={indexes[number] for number in behind} - refused.keys())
+                raise _error(by_outcome[outcome], origin, written, refused, max(wishes, default=None))
+        if refused:
+            behind = {waiting for number in self._failures for waiting in self._order.behind(number)}
+            raise Rejected(refused, withheld={indexes[number] for number in behind} - refused.keys())
+
+
+class _Crew:
+    """The lines at work on a delivery, as many as there are changes to send at once.
+
+    Functions in `write` that call each other would do as well, and leave all of a batch to the collector of
+    cycles each time.
+    """
+
+    def __init__(
+        self,
+        post: Callable[[Line, str, bytes, _Item], Awaitable[Failure | None]],
+        lines: Sequence[Line],
+        delivery: _Delivery,
+        items: Sequence[_Item],
+    ) -> None:
+        self._post = post
+        self._idle = list(lines)
+        self._delivery = delivery
+        self._items = items
+
+    async def work(self) -> None:
+        """Returns when nothing can be sent any more."""
+        async with asyncio.TaskGroup() as group:
+            self._start(group, self._delivery.ready)
+
+    def _start(self, group: asyncio.TaskGroup, count: int) -> None:
+        for _ in range(min(len(self._idle), count)):
+            group.create_task(self._send(group, self._idle.pop()))
+
+    async def _send(self, group: asyncio.TaskGroup, line: Line) -> None:
+        while (number := self._delivery.next()) is not None:
+            item = self._items[number]
+            failure = await self._post(line, item.identity, item.body, item)
+            if failure is None:
+                self._delivery.accepted(number)
+                # This line takes the next one itself.
+                self._start(group, self._delivery.ready - 1)
+            else:
+                self._delivery.failed(number, failure)
+        self._idle.append(line)
 
 
 def _error(

@@ -220,8 +220,8 @@ def test_both_decoders_read_copy_rows_alike(lines: list[bytes], terminated: bool
 FIELDS = st.one_of(st.none(), st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12))
 
 
-@given(rows=st.lists(st.tuples(FIELDS, FIELDS), max_size=20))
-def test_copy_text_comes_back_as_it_was(rows: list[tuple[str | None, str | None]]) -> None:
+@given(rows=st.lists(st.tuples(FIELDS, FIELDS), max_size=20), block=st.integers(1, 7))
+def test_copy_text_comes_back_as_it_was(rows: list[tuple[str | None, str | None]], block: int) -> None:
     escapes = {"\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
 
     def field(value: str | None) -> str:
@@ -230,7 +230,9 @@ def test_copy_text_comes_back_as_it_was(rows: list[tuple[str | None, str | None]
     relation = Relation(1, "public", "t", "d", (Column("a", 25), Column("b", 25)))
     for module in (twin, _kernel):
         decoder = module.CopyDecoder(relation, 7, 8)
-        decoder.feed([f"{field(a)}\t{field(b)}\n".encode() for a, b in rows])
+        lines = [f"{field(a)}\t{field(b)}\n".encode() for a, b in rows]
+        decoder.feed(b"".join(lines[i : i + block]) for i in range(0, len(lines), block))
+        assert (decoder.rows, decoder.nbytes) == (len(lines), sum(map(len, lines)))
         batch = decoder.take()
         found = [] if batch is None else [tuple((c.new or {}).values()) for c in batch.changes()]
         assert found == rows

@@ -831,16 +831,16 @@ cdef class CopyDecoder:
         self.columns = _Columns(relation)
         self.error = None
 
-    def feed(self, rows):
-        """Reads rows, in order. Raises DecodeError."""
+    def feed(self, blocks):
+        """Reads blocks of whole rows, in order. Raises DecodeError."""
         cdef Py_buffer view
         if self.error is not None:
             raise self.error
         try:
-            for row in rows:
-                PyObject_GetBuffer(row, &view, PyBUF_SIMPLE)
+            for block in blocks:
+                PyObject_GetBuffer(block, &view, PyBUF_SIMPLE)
                 try:
-                    self.row(<const unsigned char *> view.buf, view.len)
+                    self.block(<const unsigned char *> view.buf, view.len)
                 finally:
                     PyBuffer_Release(&view)
         except DecodeError as error:
@@ -858,30 +858,38 @@ cdef class CopyDecoder:
         self.rows = 0
         return batch
 
-    cdef int row(self, const unsigned char *data, Py_ssize_t size) except -1:
-        cdef _Columns columns = self.columns
-        cdef Py_ssize_t row = columns.rows
-        cdef Py_ssize_t width = columns.width
-        cdef Py_ssize_t end = size - 1
+    cdef int block(self, const unsigned char *data, Py_ssize_t size) except -1:
         cdef Py_ssize_t pos = 0
-        cdef Py_ssize_t i, stop
-        cdef const void *found
-        if size == 0 or data[end] != c"\n":
+        cdef Py_ssize_t end
+        if size == 0 or data[size - 1] != c"\n":
             fail("row does not end with a newline", size)
         self.nbytes += size
         if self.nbytes > MAX_BATCH_BYTES:
             fail("a batch would exceed 2 GiB", 0)
+        while pos < size:
+            # A newline within a value is escaped.
+            end = <const unsigned char *> memchr(data + pos, c"\n", size - pos) - data
+            self.row(data, pos, end)
+            pos = end + 1
+        return 0
+
+    cdef int row(self, const unsigned char *data, Py_ssize_t pos, Py_ssize_t end) except -1:
+        cdef _Columns columns = self.columns
+        cdef Py_ssize_t row = columns.rows
+        cdef Py_ssize_t width = columns.width
+        cdef Py_ssize_t i, stop
+        cdef const void *found
         if row == columns.capacity:
             columns.make_room()
+        if width == 0 and pos != end:
+            fail("row does not have 0 columns", pos)
         for i in range(width):
-            found = memchr(data + pos, 9, end - pos) if end > pos else NULL
+            found = memchr(data + pos, c"\t", end - pos) if end > pos else NULL
             stop = end if found == NULL else <const unsigned char *> found - data
             if (stop == end) != (i == width - 1):
                 fail(f"row does not have {width} columns", stop)
             self.field(&columns.new[i], row, data, pos, stop)
             pos = stop + 1
-        if width == 0 and end != 0:
-            fail("row does not have 0 columns", 0)
         self.ordinal += 1
         columns.index[row] = <uint32_t> self.rows
         columns.op[row] = c"R"

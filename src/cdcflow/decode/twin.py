@@ -6,7 +6,7 @@ same DecodeError at the same offset.
 
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
@@ -419,8 +419,8 @@ _ESCAPES = {
 class CopyDecoder:
     """Turns the rows of `COPY … TO STDOUT` (text format) into batches of `read` changes.
 
-    All rows get `commit_lsn`; their ordinals go on from `ordinal`. `feed` takes CopyData payloads, each
-    one row, since that is what the server sends. Only DecodeError comes out.
+    All rows get `commit_lsn`; their ordinals go on from `ordinal`. `feed` takes CopyData payloads, one or
+    several in a block: the server sends whole rows. Only DecodeError comes out.
     """
 
     def __init__(self, relation: Relation, commit_lsn: int, commit_time: int, ordinal: int = 0) -> None:
@@ -433,13 +433,13 @@ class CopyDecoder:
         self._columns = _Columns(relation)
         self._error: DecodeError | None = None
 
-    def feed(self, rows: Sequence[bytes | memoryview]) -> None:
-        """Reads rows, in order. Raises DecodeError."""
+    def feed(self, blocks: Iterable[bytes | memoryview]) -> None:
+        """Reads blocks of whole rows, in order. Raises DecodeError."""
         if self._error is not None:
             raise self._error
         try:
-            for row in rows:
-                self._row(bytes(row))
+            for block in blocks:
+                self._block(bytes(block))
         except DecodeError as error:
             self._error = error
             raise
@@ -456,17 +456,25 @@ class CopyDecoder:
         self.rows = 0
         return batch
 
-    def _row(self, data: bytes) -> None:
+    def _block(self, data: bytes) -> None:
         if not data.endswith(b"\n"):
             raise DecodeError("row does not end with a newline", len(data))
         self.nbytes += len(data)
         if self.nbytes > MAX_BATCH_BYTES:
             raise DecodeError("a batch would exceed 2 GiB", 0)
+        pos = 0
+        while pos < len(data):
+            # A newline within a value is escaped.
+            end = data.index(b"\n", pos)
+            self._row(data, pos, end)
+            pos = end + 1
+
+    def _row(self, data: bytes, pos: int, end: int) -> None:
         columns = self._columns
         width = len(columns.new)
         values: list[str | None] = []
-        pos = 0
-        end = len(data) - 1
+        if not width and pos != end:
+            raise DecodeError("row does not have 0 columns", pos)
         for i in range(width):
             stop = data.find(b"\t", pos, end)
             if stop < 0:
@@ -475,8 +483,6 @@ class CopyDecoder:
                 raise DecodeError(f"row does not have {width} columns", stop)
             values.append(self._field(data, pos, stop))
             pos = stop + 1
-        if not width and end:
-            raise DecodeError("row does not have 0 columns", 0)
         self.ordinal += 1
         for column, value in zip(columns.new, values, strict=True):
             column.append(value)

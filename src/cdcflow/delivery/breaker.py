@@ -1,5 +1,6 @@
 """What flows on one connection know of its being down: while it is, one of them tries, and the others wait
-for what it finds. For the flows of one process, in one event loop."""
+for what it finds. With a folder, flows in all processes of an engine do; each flow has one of its own, unless
+told otherwise."""
 
 import asyncio
 import contextlib
@@ -7,9 +8,14 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from cdcflow.delivery import policy
+from cdcflow.delivery.down import Down, Everywhere, Here, Known
 from cdcflow.errors import Transient
+
+#: How often who waits for others' probe looks what they have found, in seconds: they may be other processes.
+LOOK_SECONDS = 0.5
 
 
 class Stopping(Exception):
@@ -20,12 +26,10 @@ class Breaker:
     """The state of one connection. Closed: everybody may call. Open: until its time has come nobody does, and
     then one probe at a time."""
 
-    def __init__(self) -> None:
-        self._failures = 0
-        self._until = 0.0
-        self._probing = False
+    def __init__(self, known: Known | None = None) -> None:
+        self._known = known or Here()
         self._changed = asyncio.Event()
-        #: Why it is open; empty: it is not.
+        #: Why it is open, as was seen last; empty: it is not.
         self.reason = ""
 
     @asynccontextmanager
@@ -49,39 +53,52 @@ class Breaker:
             self._close()
         finally:
             if probe:
-                self._probing = False
+                self._known.release()
                 self.wake()
 
     async def _admitted(self, stopping: Callable[[], bool]) -> bool:
         """Whether this call is the probe."""
-        while self.reason:
+        while (down := self._look()) is not None:
             if stopping():
                 raise Stopping
-            wait = self._until - time.monotonic()
-            if wait <= 0 and not self._probing:
-                self._probing = True
-                return True
+            wait = down.until - time.time()
+            # Longer than anybody waits: the clock was put back.
+            if not 0 < wait <= policy.LONGEST_WISH and self._known.claim():
+                if self._look() == down:
+                    return True
+                # Somebody else has tried between our look and our turn.
+                self._known.release()
+                continue
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait if wait > 0 else None):
+                async with asyncio.timeout(min(wait, LOOK_SECONDS) if wait > 0 else LOOK_SECONDS):
                     await self._changed.wait()
         return False
 
+    def _look(self) -> Down | None:
+        down = self._known.read()
+        self.reason = "" if down is None else down.reason
+        return down
+
     def hurry(self) -> None:
         """A person says that the destination is back: the next one may try at once."""
-        self._until = 0.0
+        down = self._look()
+        if down is not None:
+            self._known.write(Down(down.failures, 0.0, down.reason))
         self.wake()
 
     def _open(self, error: Transient) -> None:
-        self._failures += 1
-        longest = min(policy.LONGEST_PAUSE, 2 * policy.FIRST_PAUSE * 2 ** min(self._failures, 20))
+        before = self._look()
+        failures = 1 if before is None else before.failures + 1
+        longest = min(policy.LONGEST_PAUSE, 2 * policy.FIRST_PAUSE * 2 ** min(failures, 20))
         pause = max(random.uniform(policy.FIRST_PAUSE, longest), error.retry_after or 0.0)  # noqa: S311
-        self._until = time.monotonic() + min(pause, policy.LONGEST_WISH)
         self.reason = str(error)
+        self._known.write(Down(failures, time.time() + min(pause, policy.LONGEST_WISH), self.reason))
         self.wake()
 
     def _close(self) -> None:
-        if self.reason:
-            self._failures, self.reason = 0, ""
+        if self._look() is not None:
+            self._known.write(None)
+            self.reason = ""
             self.wake()
 
     def wake(self) -> None:
@@ -91,10 +108,14 @@ class Breaker:
 
 
 class Breakers:
-    """The breakers of a process, by connection."""
+    """The breakers by connection: of this process, or with a `folder`, of all that are given the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
         self._known: dict[str, Breaker] = {}
 
     def of(self, connection: str) -> Breaker:
-        return self._known.setdefault(connection, Breaker())
+        if connection not in self._known:
+            where = Here() if self._folder is None else Everywhere(self._folder / f"down-{connection}")
+            self._known[connection] = Breaker(where)
+        return self._known[connection]

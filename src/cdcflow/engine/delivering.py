@@ -110,7 +110,7 @@ class Delivering:
         #: Flows that were assigned, and of which it was not said that they have ended.
         self._seen: set[str] = set()
         self._report = report
-        self._breakers = Breakers()
+        self._breakers = Breakers(self._places.run)
         self._letters: LetterStore | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lives: dict[str, _Life] = {}

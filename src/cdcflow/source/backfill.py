@@ -5,6 +5,7 @@ slot's consistent point, so that each row version comes exactly once. Readers of
 backfill whole or not at all: after a crash it is cut off and begun anew with a new snapshot.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,15 +20,13 @@ from cdcflow.errors import SourceUnavailable
 from cdcflow.journal import Writer
 from cdcflow.model import Relation
 from cdcflow.source.connection import connect
+from cdcflow.source.copying import copy_out
 from cdcflow.source.published import PublishedTable, published_tables
 from cdcflow.source.stream import Snapshot, export_snapshot
 
 #: A batch of the backfill: the size at which a frame's cost no longer shows.
 BATCH_ROWS = 16_384
 BATCH_BYTES = 4 << 20
-#: Rows, and bytes of them, that are decoded at once.
-ROWS_AT_ONCE = 1_000
-BYTES_AT_ONCE = 1 << 20
 #: An fsync for each of so many bytes read: the backfill needs none before its end, but the page cache
 #: should not hand the disk everything at once.
 SYNC_BYTES = 64 << 20
@@ -114,8 +113,6 @@ def _copy_table(
     decoder = CopyDecoder(
         table.relation, snapshot.consistent_point - 1, time.time_ns() // 1000, counter.ordinal
     )
-    pending: list[Any] = []  # bytes-like
-    size = 0
 
     def append() -> None:
         batch = decoder.take()
@@ -125,15 +122,10 @@ def _copy_table(
             counter.ordinal = decoder.ordinal
 
     try:
-        with connection.cursor() as cursor, cursor.copy(_copy_statement(table)) as copy:
-            for row in copy:
-                pending.append(row)
-                size += len(row)
-                if len(pending) < ROWS_AT_ONCE and size < BYTES_AT_ONCE:
-                    continue
-                decoder.feed(pending)
-                pending.clear()
-                size = 0
+        query = _copy_statement(table).as_bytes(connection)
+        with contextlib.closing(copy_out(connection.pgconn, query)) as blocks:
+            for block in blocks:
+                decoder.feed([block])
                 if decoder.rows >= BATCH_ROWS or decoder.nbytes >= BATCH_BYTES:
                     counter.unsynced += decoder.nbytes
                     append()
@@ -145,7 +137,6 @@ def _copy_table(
         raise SourceUnavailable(
             f"the backfill of {table.relation.qualified} broke off: {' '.join(str(error).split())}"
         ) from error
-    decoder.feed(pending)
     append()
     yield
 

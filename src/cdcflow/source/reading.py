@@ -10,6 +10,7 @@ key texts (Arrow IPC) and packed rows follow as bytes. It ends with stdin, and w
 
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import struct
@@ -31,6 +32,7 @@ from cdcflow.journal import Key, pack
 from cdcflow.model import Batch, Group, Op, Relation, parse_lsn
 from cdcflow.source import plan
 from cdcflow.source.connection import connect
+from cdcflow.source.copying import copy_out, failed
 from cdcflow.source.published import PublishedTable, published_tables
 from cdcflow.source.visible import key_texts
 
@@ -41,8 +43,6 @@ TARGET_BYTES = 2 << 20
 TARGET_ROWS = 20_000
 #: A chunk that grows beyond this is given up and cut into smaller ones: rows with large TOASTed values.
 LIMIT_BYTES = 16 << 20
-#: Bytes of rows that are decoded at once.
-DECODE_BYTES = 256 << 10
 #: A place in a table is a page and an offset in it: see `place`.
 PAGE = plan.PAGE
 #: More row pointers than any page has (MaxHeapTuplesPerPage is 291 with pages of 8 kB, 1165 with 32 kB).
@@ -304,34 +304,14 @@ class Reading:
         pgconn: pq.abc.PGconn, query: bytes, relation: Relation, now: int, limit: int | None
     ) -> tuple[Batch | None, int]:
         """The rows, and the bytes of their text. Raises TooLarge."""
-        result = pgconn.exec_(query)
-        if result.status != pq.ExecStatus.COPY_OUT:
-            raise _failed(result)
         decoder = CopyDecoder(relation, 0, now)
-        get = pgconn.get_copy_data
-        pending: list[Any] = []
-        size = held = 0
-        while True:
-            length, row = get(0)
-            if length < 0:
-                break
-            pending.append(row)
-            held += length
-            if held >= DECODE_BYTES:
-                size += held
-                if limit is not None and size > limit:
-                    _cancel(pgconn)
+        with contextlib.closing(copy_out(pgconn, query)) as blocks:
+            for block in blocks:
+                if limit is not None and decoder.nbytes + len(block) > limit:
                     raise TooLarge
-                decoder.feed(pending)
-                pending.clear()
-                held = 0
-        result = pgconn.get_result() or result
-        if result.status != pq.ExecStatus.COMMAND_OK:
-            raise _failed(result)
-        while pgconn.get_result() is not None:
-            pass
-        decoder.feed(pending)
-        return decoder.take(), size + held
+                decoder.feed([block])
+        size = decoder.nbytes
+        return decoder.take(), size
 
 
 def read_relation(relation: Relation, columns: Sequence[str]) -> Relation:
@@ -382,7 +362,7 @@ def _copy_statement(table: Table, known: _Known, condition: sql.Composable) -> s
 def _execute(pgconn: pq.abc.PGconn, query: bytes) -> pq.abc.PGresult:
     result = pgconn.exec_(query)
     if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
-        raise _failed(result)
+        raise failed(result)
     return result
 
 
@@ -393,28 +373,6 @@ def _rows(pgconn: pq.abc.PGconn, query: bytes) -> list[list[str | None]]:
         values = [result.get_value(row, column) for column in range(result.nfields)]
         found.append([None if value is None else value.decode() for value in values])
     return found
-
-
-def _failed(result: pq.abc.PGresult) -> psycopg.Error:
-    """The server's error as psycopg knows it."""
-    state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-    message = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message).decode(
-        errors="replace"
-    )
-    try:
-        kind: type[psycopg.Error] = psycopg.errors.lookup(state)
-    except KeyError:
-        kind = psycopg.OperationalError if not state else psycopg.DatabaseError
-    return kind(message.strip() or "the connection broke")
-
-
-def _cancel(pgconn: pq.abc.PGconn) -> None:
-    """Ends the COPY under way, and reads what of it still comes."""
-    pgconn.get_cancel().cancel()
-    while pgconn.get_copy_data(0)[0] >= 0:
-        pass
-    while pgconn.get_result() is not None:
-        pass
 
 
 def outcome(error: Exception) -> dict[str, Any]:
@@ -469,6 +427,8 @@ def main() -> int:
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
     jobs = sys.stdin.buffer
+    # What has been imported stays: the collector need not look through it again for every chunk.
+    gc.freeze()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     try:

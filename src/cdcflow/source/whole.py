@@ -6,6 +6,7 @@ follow; then the stream goes on from that very position. What waits meanwhile wa
 crash it begins anew, with another TRUNCATE.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -20,14 +21,13 @@ from cdcflow.errors import SourceError, SourceUnavailable
 from cdcflow.journal import Packed, pack
 from cdcflow.model import Batch, Group, Op, Position, Relation
 from cdcflow.source.connection import connect
+from cdcflow.source.copying import copy_out
 from cdcflow.source.published import published_tables
 from cdcflow.source.stream import Snapshot, export_snapshot
 
 #: A frame of it: nothing else is journaled meanwhile, so they may be large.
 FRAME_ROWS = 16_384
 FRAME_BYTES = 4 << 20
-#: Bytes of rows that are decoded at once.
-DECODE_BYTES = 256 << 10
 
 
 def copy_whole(
@@ -89,28 +89,18 @@ def _frames(
     connection: psycopg.Connection[Any], query: sql.Composed, relation: Relation
 ) -> Iterator[tuple[Packed, int]]:
     decoder = CopyDecoder(relation, 0, time.time_ns() // 1000)
-    pending: list[Any] = []
-    size = held = 0
 
     def taken() -> Iterator[tuple[Packed, int]]:
+        size = decoder.nbytes
         batch = decoder.take()
         if batch is not None:
             yield pack(batch.groups[0]), size
 
-    with connection.cursor() as cursor, cursor.copy(query) as copy:
-        for row in copy:
-            pending.append(row)
-            held += len(row)
-            if held < DECODE_BYTES:
-                continue
-            decoder.feed(pending)
-            pending.clear()
-            size, held = size + held, 0
+    with contextlib.closing(copy_out(connection.pgconn, query.as_bytes(connection))) as blocks:
+        for block in blocks:
+            decoder.feed([block])
             if decoder.rows >= FRAME_ROWS or decoder.nbytes >= FRAME_BYTES:
                 yield from taken()
-                size = 0
-    decoder.feed(pending)
-    size += held
     yield from taken()
 
 

@@ -511,7 +511,12 @@ def test_a_wrong_token_makes_no_letters_and_the_flow_goes_on_when_its_file_is_re
     assert bench.kept() == []
 
 
-def test_a_destination_that_is_down_is_tried_by_one_flow_for_all_on_the_connection(bench: Bench) -> None:
+@pytest.mark.parametrize("processes", [1, 20])
+def test_a_destination_that_is_down_is_tried_by_one_flow_for_all_on_the_connection(
+    bench: Bench, tmp_path: Path, processes: int
+) -> None:
+    """Breakers of other processes, which share but the folder, are other objects."""
+
     class Down(ScriptedSink):
         tries = 0
         down = True
@@ -526,8 +531,11 @@ def test_a_destination_that_is_down_is_tried_by_one_flow_for_all_on_the_connecti
     sinks = [Down() for _ in range(20)]
 
     async def run() -> None:
-        breakers = Breakers()
-        workers = [bench.worker(sink, breakers=breakers, flow=f"hook{i}") for i, sink in enumerate(sinks)]
+        breakers = [Breakers(tmp_path if processes > 1 else None) for _ in range(processes)]
+        workers = [
+            bench.worker(sink, breakers=breakers[i % processes], flow=f"hook{i}")
+            for i, sink in enumerate(sinks)
+        ]
         tasks = [asyncio.ensure_future(worker.run()) for worker in workers]
         await until(lambda: Down.tries >= 3)
         assert {worker.report().reason for worker in workers} == {"connection refused"}
