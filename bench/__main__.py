@@ -78,14 +78,17 @@ def run(options: argparse.Namespace, directory: Path, progress: Console) -> Resu
         if "recvlogical" in contenders and source.program("pg_recvlogical") is None:
             say("pg_recvlogical is not installed: left out")
             contenders = tuple(name for name in contenders if name != "recvlogical")
-        makers = {backlog.transactions: TRANSACTIONS, backlog.single_rows: SINGLE_ROWS}
-        for make, count in makers.items() if contenders else ():
+        makers = [
+            (backlog.transactions, TRANSACTIONS, contenders),
+            (backlog.single_rows, SINGLE_ROWS, contenders),
+        ]
+        if {"duckdb", "chained"} <= set(contenders):
+            makers.append((backlog.computed, TRANSACTIONS, ("duckdb",)))
+        for make, count, racing in makers if contenders else ():
             say("making a backlog")
             waiting = make(source, max(round(count * options.scale), 100))
             results.races.append(
-                throughput.race(
-                    source, waiting, contenders, repeat=options.repeat, directory=directory, say=say
-                )
+                throughput.race(source, waiting, racing, repeat=options.repeat, directory=directory, say=say)
             )
             source.drop(waiting.name)
         if "latency" in options.only:

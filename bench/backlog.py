@@ -26,6 +26,22 @@ ROW = """
     CASE WHEN i % 10 <> 0 THEN 'a note about order ' || i END
 """
 
+#: What the chain of the bench makes of a row (`throughput.TRANSFORMS`), as columns of the source, so that a
+#: flow without a chain has as much to store.
+COMPUTED_COLUMNS = (
+    COLUMNS.rstrip()
+    + """,
+    amount_eur numeric NOT NULL,
+    label text
+"""
+)
+COMPUTED_ROW = """
+    i, i % 10000, encode(sha256(i::text::bytea), 'hex'), (i % 1000000) / 100.0,
+    timestamptz '2026-01-01 00:00:00+00' + i * interval '1.234567 s', i % 2 = 0, i / 7.0::float8,
+    CASE WHEN i % 10 <> 0 THEN 'a note about order ' || i END,
+    round((i % 1000000) / 100.0 * 0.92, 2), CASE WHEN i % 10 <> 0 THEN 'A NOTE ABOUT ORDER ' || i END
+"""
+
 INSERTS_PER_TRANSACTION = 20
 
 
@@ -45,14 +61,22 @@ class Backlog:
 
 def transactions(source: Source, count: int) -> Backlog:
     """Transactions of 20 inserts, row by row, and 1 update of one of these rows."""
-    name = "orders"
-    _table(source, name)
+    return _transactions(source, "orders", COLUMNS, ROW, count)
+
+
+def computed(source: Source, count: int) -> Backlog:
+    """The same transactions of rows that have in the source already what the chain would compute."""
+    return _transactions(source, "computed", COMPUTED_COLUMNS, COMPUTED_ROW, count)
+
+
+def _transactions(source: Source, name: str, columns: str, row: str, count: int) -> Backlog:
+    _table(source, name, columns)
     source.execute(f"""
         CREATE PROCEDURE fill_{name}(transactions int) LANGUAGE plpgsql AS $$
         BEGIN
             FOR t IN 0..transactions - 1 LOOP
                 FOR i IN t * {INSERTS_PER_TRANSACTION} + 1..(t + 1) * {INSERTS_PER_TRANSACTION} LOOP
-                    INSERT INTO {name} SELECT {ROW};
+                    INSERT INTO {name} SELECT {row};
                 END LOOP;
                 UPDATE {name} SET paid = NOT paid, note = 'changed'
                     WHERE id = t * {INSERTS_PER_TRANSACTION} + 1 + t % {INSERTS_PER_TRANSACTION};
@@ -82,8 +106,8 @@ def one_transaction(source: Source, name: str, rows: int) -> None:
     source.execute(f"INSERT INTO {name} SELECT {ROW} FROM generate_series(1, {rows}) AS i")
 
 
-def _table(source: Source, name: str) -> None:
-    source.execute(f"CREATE TABLE {name} ({COLUMNS})")
+def _table(source: Source, name: str, columns: str = COLUMNS) -> None:
+    source.execute(f"CREATE TABLE {name} ({columns})")
     source.publish(name, name)
 
 

@@ -14,11 +14,18 @@ from bench.crm import Load, worst
 from bench.latency import Latency
 from bench.memory import Memory
 from bench.processes import Use
-from bench.throughput import Race
+from bench.throughput import Race, chain_costs
 from bench.transforms import Cost
 from bench.webhook import Sending
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
+
+#: What the ratios of `chain_costs` are, by backlog.
+_CHAINED = {
+    "orders": "DuckDB behind the chain, of DuckDB without it (orders)",
+    "events": "DuckDB behind the chain, of DuckDB without it (events)",
+    "computed": "DuckDB behind the chain (orders), of DuckDB from a table with its columns (computed)",
+}
 
 
 @dataclass
@@ -55,6 +62,7 @@ class Results:
             "memory": asdict(self.memory) if self.memory else None,
             "webhook": [asdict(sending) | {"ratio": sending.ratio} for sending in self.webhook],
             "backfill": {**asdict(self.backfill), "ratio": self.backfill.ratios} if self.backfill else None,
+            "chain": chain_costs(self.races),
             "transforms": [asdict(cost) for cost in self.transforms],
             "crm": [asdict(one) for one in self.loads],
         }
@@ -74,6 +82,8 @@ class Results:
             console.print(_transforms(self.transforms))
         for race in self.races:
             console.print(_race(race))
+        for backlog, ratio in chain_costs(self.races).items():
+            console.print(f"{ratio:.2f}: {_CHAINED.get(backlog, backlog)}")
         if self.latencies:
             console.print(_latencies(self.latencies))
         if self.memory:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +92,20 @@ class Race:
 
     def ratios(self) -> dict[str, float]:
         return {figures.contender: figures.ratio for figures in self.figures}
+
+
+def chain_costs(races: Sequence[Race]) -> dict[str, float]:
+    """The rate of DuckDB behind a chain over DuckDB's without one, by backlog. `computed`: over that of a
+    flow without a chain from a table that has the chain's columns already, so that as much is stored."""
+    rates = {(race.backlog, one.contender): one.changes_per_second for race in races for one in race.figures}
+    found = {
+        backlog: rates[backlog, "chained"] / rates[backlog, "duckdb"]
+        for backlog, contender in rates
+        if contender == "chained" and (backlog, "duckdb") in rates
+    }
+    if ("computed", "duckdb") in rates and ("orders", "chained") in rates:
+        found["computed"] = rates["orders", "chained"] / rates["computed", "duckdb"]
+    return {backlog: round(ratio, 3) for backlog, ratio in found.items()}
 
 
 def race(

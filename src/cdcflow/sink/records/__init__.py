@@ -6,12 +6,16 @@ sent, and only where it is another one than the destination has. Knows no destin
     writer     the two above around a `Destination`, which upserts and removes
     mapping    `match:` and `fields:` of a flow
     api        calls of a JSON API
+    parts      records in calls of so many, several at a time
+    sink       a whole sink of records, but for what is its destination's own
 """
 
 from cdcflow.sink.records.api import Api, Reply
 from cdcflow.sink.records.collapse import SKIP, Plan, Planned, Record, Unfit
 from cdcflow.sink.records.ledger import Ledger, record_id
 from cdcflow.sink.records.mapping import Mapped, Match, Nulls, RecordOptions, columns_of, nearest
+from cdcflow.sink.records.parts import in_parts
+from cdcflow.sink.records.sink import Problem, RecordSink, ledger_in
 from cdcflow.sink.records.writer import Destination, Outcome, Refusal, Wanted, Writer
 
 __all__ = [
@@ -25,14 +29,18 @@ __all__ = [
     "Outcome",
     "Plan",
     "Planned",
+    "Problem",
     "Record",
     "RecordOptions",
+    "RecordSink",
     "Refusal",
     "Reply",
     "Unfit",
     "Wanted",
     "Writer",
     "columns_of",
+    "in_parts",
+    "ledger_in",
     "nearest",
     "record_id",
 ]
