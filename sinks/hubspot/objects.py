@@ -12,6 +12,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from cdcflow.errors import DeliveryError, Permanent, Transient
 from cdcflow.sink.records import SKIP, Ledger, Outcome, Refusal, Wanted, in_parts, record_id
 from cdcflow_sinks.hubspot.answer import failure, read_batch, refusal
@@ -100,6 +102,20 @@ class Objects:
             "properties": properties,
             "objectWriteTraceId": trace,
         }
+
+    def shown(self, record: Wanted) -> str:
+        """For people: what would be asked for."""
+        which = f"the record whose {self._match} is {record.match}"
+        if record.values is None:
+            names = ", ".join(self._options.mapped)
+            return f"archive {which}" if self._options.deletes == "archive" else f"empty {names} of {which}"
+        asked = {name: value for name, value in self._input("", record).items() if value}
+        lines = [orjson.dumps(asked, option=orjson.OPT_INDENT_2).decode()]
+        for one in self._options.associate:
+            value = record.values.get(one.field)
+            if value not in (None, "", SKIP):
+                lines.append(f"associated with the record of {one.to} whose {one.match} is {value}")
+        return "\n".join(lines)
 
     # Removal.
 

@@ -7,11 +7,11 @@ A record that HubSpot refuses is refused alone, with a reason that says which pr
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from cdcflow.model import Relation
 from cdcflow.sink import Field, FlowContext
-from cdcflow.sink.records import Mapped, Plan, Problem, RecordSink, ledger_in
+from cdcflow.sink.records import Mapped, Plan, Problem, RecordSink, Wanted, ledger_in
 from cdcflow.sink.records.mapping import plan
 from cdcflow_sinks.hubspot.client import Client
 from cdcflow_sinks.hubspot.describe import (
@@ -37,9 +37,10 @@ class HubSpotSink(RecordSink):
         self._options = options
         self._client = Client(settings, context.budget)
         ledger = ledger_in(context.state)
+        self._objects = Objects(self._client, options, ledger, settings.concurrency)
         super().__init__(
             self._client,
-            Objects(self._client, options, ledger, settings.concurrency),
+            self._objects,
             ledger,
             options,
             context.flow,
@@ -64,6 +65,23 @@ class HubSpotSink(RecordSink):
     async def _account(self) -> str:
         assert self._schema is not None
         return f"{await self._client.account()} {self._schema.object}"
+
+    def _noted(self) -> object:
+        assert self._schema is not None
+        own = self._schema.properties
+        return {name: (own[name].type, own[name].multiple) for name in self._names}
+
+    def _recall(self, noted: Any) -> None:
+        kinds: Mapping[str, Sequence[Any]] = noted or {}
+        found = {name: Property(name, *kinds.get(name, ())) for name in self._names}
+        self._schema = Schema(self._options.object, found)
+
+    @property
+    def _names(self) -> Sequence[str]:
+        return (self._options.matched[0], *self._options.mapped)
+
+    def _shown(self, record: Wanted) -> str:
+        return self._objects.shown(record)
 
     async def _objects_there(self) -> Sequence[str]:
         found = await self._client.get("/crm/v3/schemas")

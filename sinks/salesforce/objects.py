@@ -135,6 +135,14 @@ class Objects:
         found[self._match] = record.match
         return found
 
+    def shown(self, record: Wanted) -> str:
+        """For people: what would be asked for."""
+        which = f"the record whose {self._match} is {record.match}"
+        if record.values is None:
+            names = ", ".join(self._options.mapped)
+            return f"delete {which}" if self._options.deletes == "delete" else f"empty {names} of {which}"
+        return f"upsert by {self._match}: {orjson.dumps(self._record(record)).decode()}"
+
     # Removal.
 
     async def _delete(self, records: Sequence[Wanted]) -> Outcome:

@@ -6,11 +6,11 @@ Salesforce refuses is refused alone, with a reason that says which field and why
 """
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from cdcflow.model import Relation
 from cdcflow.sink import Field, FlowContext
-from cdcflow.sink.records import Mapped, Plan, Problem, RecordSink, ledger_in
+from cdcflow.sink.records import Mapped, Plan, Problem, RecordSink, Wanted, ledger_in
 from cdcflow.sink.records.mapping import plan
 from cdcflow_sinks.salesforce.bulk import Bulk
 from cdcflow_sinks.salesforce.client import Client
@@ -43,6 +43,8 @@ class SalesforceSink(RecordSink):
             follow=options.deletes != "ignore",
         )
         self._others: dict[str, Described] = {}
+        #: What the org said of the fields of objects.
+        self._said: dict[str, list[Mapping[str, Any]]] = {}
 
     async def _look(self) -> Sequence[Problem]:
         self._objects.described = own = await self._read(self._options.object)
@@ -51,10 +53,33 @@ class SalesforceSink(RecordSink):
 
     async def _read(self, name: str) -> Described:
         found = await self._client.get(f"/sobjects/{name}/describe")
-        return Described.read(name, found.get("fields") or ())
+        self._said[name] = fields = found.get("fields") or []
+        return Described.read(name, fields)
 
     async def _account(self) -> str:
         return f"{self._client.org} {self._options.object}"
+
+    def _noted(self) -> object:
+        meant = {part for name in self._names for part in name.split(".")}
+        return {
+            name: [one for one in fields if {one.get("name"), one.get("relationshipName")} & meant]
+            for name, fields in self._said.items()
+        }
+
+    def _recall(self, noted: Any) -> None:
+        said: Mapping[str, list[Any]] = noted or {}
+        found = {name: Described.read(name, fields) for name, fields in said.items()}
+        plain = {name: FieldInfo(name) for name in self._names if "." not in name}
+        own = self._options.object
+        self._objects.described = found.get(own) or Described(own, plain)
+        self._others = found
+
+    @property
+    def _names(self) -> Sequence[str]:
+        return (self._options.matched[0], *self._options.mapped)
+
+    def _shown(self, record: Wanted) -> str:
+        return self._objects.shown(record)
 
     async def _objects_there(self) -> Sequence[str]:
         found = await self._client.get("/sobjects")
@@ -91,7 +116,6 @@ class SalesforceSink(RecordSink):
         if not dot:
             return own.fields[name]
         reference = own.reference(relationship)
-        assert reference is not None
-        other = self._others[reference.parents[0]]
+        other = self._others.get(reference.parents[0]) if reference is not None else None
         # A parent is named by text, whatever the field's type.
-        return FieldInfo(other.fields[key].name)
+        return FieldInfo(key if other is None else other.fields[key].name)

@@ -4,19 +4,26 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
+
+import orjson
 
 from cdcflow.errors import DeliveryError, Permanent
 from cdcflow.model import Batch, Relation
 from cdcflow.model.expected import ExpectedTable
 from cdcflow.model.finding import Finding
 from cdcflow.sink.describing import Field
+from cdcflow.sink.protocol import Rendered
 from cdcflow.sink.records.collapse import Plan
 from cdcflow.sink.records.ledger import Ledger
 from cdcflow.sink.records.mapping import RecordOptions, columns_of, judge_columns
-from cdcflow.sink.records.writer import Destination, Writer
+from cdcflow.sink.records.preview import preview
+from cdcflow.sink.records.writer import Destination, Wanted, Writer
 
 _LEDGER = "ledger.sqlite"
+
+#: The fact in the ledger that a preview goes by.
+_NOTED = "noted"
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,8 @@ def ledger_in(state: Path) -> Ledger:
 
 
 class RecordSink:
-    """Implements Sink, SchemaSink, Probe, Judges, Remembers and Describes over a `Destination`. A subclass
-    answers the methods at the end, which are asked while the session is open."""
+    """Implements Sink, SchemaSink, Probe, Previews, Judges, Remembers and Describes over a `Destination`. A
+    subclass answers the methods at the end, which are asked while the session is open, but for a preview."""
 
     #: What people know the destination by, in findings and as the beginning of the ledger's identity.
     name: ClassVar[str]
@@ -63,6 +70,7 @@ class RecordSink:
         self._ledger = ledger
         self._mapping = options
         self._flow = flow
+        self._follow = follow
         self._writer = Writer(destination, ledger, follow=follow, only_changes=options.only_changes)
         self._plans: dict[str, Plan] = {}
 
@@ -77,6 +85,7 @@ class RecordSink:
         # Another account, object or field is another place: nothing of this ledger is there.
         identity = f"{self.name} {await self._account()} {self._mapping.matched[0]}"
         await asyncio.to_thread(self._ledger.open, identity, keep=self._mapping.only_changes)
+        await asyncio.to_thread(self._ledger.note, _NOTED, orjson.dumps(self._noted()).decode())
         self._plans = {}
 
     async def prepare(self, relations: Sequence[Relation]) -> None:
@@ -86,6 +95,27 @@ class RecordSink:
     async def write(self, batch: Batch) -> None:
         plans = (self._plan(group.relation) for group in batch.groups)
         await self._writer.write(batch, {one.relation.fingerprint: one for one in plans if one is not None})
+
+    def preview(self, batch: Batch) -> Sequence[Rendered]:
+        """By what the destination said of its fields when the flow ran last; before its first run their types
+        are not known, and values are text."""
+        there = self._ledger.look()
+        try:
+            noted = self._ledger.fact(_NOTED) if there else None
+            self._recall(None if noted is None else orjson.loads(noted))
+            self._plans = {}
+            plans = (self._plan(group.relation) for group in batch.groups)
+            return preview(
+                batch,
+                {one.relation.fingerprint: one for one in plans if one is not None},
+                self._ledger if there else None,
+                follow=self._follow,
+                only_changes=self._mapping.only_changes,
+                target=f"{self.name} {self._mapping.object}",
+                text=self._shown,
+            )
+        finally:
+            self._ledger.close()
 
     async def close(self) -> None:
         await self._session.close()
@@ -148,6 +178,18 @@ class RecordSink:
 
     def _bound(self, relation: Relation) -> Plan | None:
         """The plan of a table; None where no record is made of it."""
+        raise NotImplementedError
+
+    def _noted(self) -> object:
+        """What `_bound` has to know of the destination, for JSON, once `_look` has found nothing wrong."""
+        raise NotImplementedError
+
+    def _recall(self, noted: Any) -> None:
+        """Takes what `_noted` gave when the flow ran last, in the place of a look; None: it never ran."""
+        raise NotImplementedError
+
+    def _shown(self, record: Wanted) -> str:
+        """For people: what would be asked for."""
         raise NotImplementedError
 
     async def _objects_there(self) -> Sequence[str]:
