@@ -3,9 +3,10 @@
 Headers and signature follow Standard Webhooks. `webhook-id` says what is in the request: the flow and the
 event's id (`orders:0/1A2B3C8:7`), or with `batch: true` the ids of the first and the last event and a digest
 of all of them (`orders:0/1A2B3C8:7-0/1A2B3D0:2:5f0c9a11`). The same id is the same content, and the same
-changes have the same id over retries and restarts: where a batch is cut follows from its changes alone, and the engine gives the batch
-that it was in the middle of again as it was (`SinkPlugin.repeats`). Only what changes the content changes
-the id: a change that was refused or parked meanwhile, or an endpoint that takes less than before.
+changes have the same id over retries and restarts: where a batch is cut follows from its changes alone, and
+the engine gives the batch that it was in the middle of again as it was (`SinkPlugin.repeats`). Only what
+changes the content changes the id: a change that was refused or parked meanwhile, or an endpoint that takes
+less than before.
 
 One change per request: up to `concurrency` requests at once. After a failure, changes behind it wait, and
 others go on, unless the failure is about the endpoint as a whole or as many failed in a row as there are
