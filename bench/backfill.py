@@ -117,6 +117,7 @@ def _run(
             engine.wait_until_streaming()
             for name, pid in engine.pids().items():
                 watch.add(name, pid)
+            watch.add("server", source.server.pid, family=True)
             began = time.time()
             _ask(directory, table)
             journaled = None
@@ -125,7 +126,7 @@ def _run(
                 [one] = status["backfills"]
                 for entry in one["tables"]:
                     for number, pid in enumerate(entry.get("readers", ())):
-                        watch.add(f"reader {number}", pid)
+                        watch.add(f"reader {number}", pid, from_birth=True)
                 if one["state"] == "failed":
                     raise CdcflowError(f"the backfill failed: {one['tables'][0]['error']}")
                 if one["state"] == "done" and journaled is None:

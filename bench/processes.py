@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +29,8 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._processes: dict[str, tuple[psutil.Process, float]] = {}
+        #: Each with the CPU time that does not count, and whether its children count.
+        self._processes: dict[str, tuple[psutil.Process, float, bool]] = {}
         self._uses: dict[str, Use] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -43,12 +45,14 @@ class Watch:
     ) -> None:
         self.stop()
 
-    def add(self, name: str, pid: int) -> None:
-        """Counts this process's CPU time from now on. One that has ended already is left out."""
+    def add(self, name: str, pid: int, *, from_birth: bool = False, family: bool = False) -> None:
+        """Counts this process's CPU time from now on, or all of its life's; with `family` that of its
+        children, too, and no memory. One that has ended already is left out, one that is known goes on."""
         try:
             process = psutil.Process(pid)
             with self._lock:
-                self._processes[name] = process, _cpu(process)
+                if name not in self._processes or self._processes[name][0].pid != pid:
+                    self._processes[name] = process, 0.0 if from_birth else _cpu(process, family), family
         except psutil.NoSuchProcess:
             pass
 
@@ -70,9 +74,9 @@ class Watch:
 
     def _look(self) -> None:
         with self._lock:
-            for name, (process, before) in self._processes.items():
+            for name, (process, before, family) in self._processes.items():
                 try:
-                    cpu, peak = _cpu(process) - before, peak_mb(process.pid)
+                    cpu, peak = _cpu(process, family) - before, 0.0 if family else peak_mb(process.pid)
                 except (psutil.NoSuchProcess, psutil.AccessDenied):
                     continue  # it has ended
                 # A zombie still knows its CPU time, but has no memory any more.
@@ -80,9 +84,15 @@ class Watch:
                 self._uses[name] = Use(round(cpu, 2), max(peak, known.peak_mb if known else 0.0))
 
 
-def _cpu(process: psutil.Process) -> float:
+def _cpu(process: psutil.Process, family: bool = False) -> float:
     times = process.cpu_times()
-    return float(times.user + times.system)
+    seconds = float(times.user + times.system)
+    if family:
+        seconds += times.children_user + times.children_system
+        for child in process.children():
+            with suppress(psutil.NoSuchProcess):
+                seconds += _cpu(child)
+    return seconds
 
 
 def peak_mb(pid: int) -> float:

@@ -229,5 +229,6 @@ def _backfill(backfill: Backfill) -> Table:
     for name, use in sorted(backfill.many.items()):
         few = backfill.few.get(name)
         few_mb = f", {few.peak_mb:.0f} MB with 10,000 rows" if few else ""
-        table.add_row(name, f"CPU {use.cpu_seconds:.1f}", f"{use.peak_mb:.0f} MB{few_mb}", "")
+        cost = f"CPU {use.cpu_seconds / backfill.rows * 1e6:.2f} µs/row"
+        table.add_row(name, cost, f"{use.peak_mb:.0f} MB{few_mb}" if use.peak_mb else "", "")
     return table

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cdcflow.sink.records import nearest
+from cdcflow.sink.records import Problem, nearest
 from cdcflow_sinks.hubspot.settings import HubSpotOptions
 
 #: What a new record of a standard object cannot do without (each object's page, "Properties": deals need
@@ -72,14 +72,6 @@ class Schema:
     def read(cls, name: str, properties: Iterable[Mapping[str, Any]], required: Iterable[str]) -> "Schema":
         found = (Property.read(one) for one in properties)
         return cls(name, {one.name: one for one in found}, tuple(required))
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a mapping, and what to do."""
-
-    message: str
-    remedy: str
 
 
 def standard(name: str) -> str | None:

@@ -9,11 +9,13 @@ idempotent.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from cdcflow.errors import DeliveryError, Permanent, Transient
-from cdcflow.sink.records import SKIP, Ledger, Outcome, Refusal, Wanted, record_id
+from cdcflow.sink.records import SKIP, Ledger, Outcome, Refusal, Wanted, in_parts, record_id
 from cdcflow_sinks.hubspot.answer import failure, read_batch, refusal
 from cdcflow_sinks.hubspot.client import Client, batches
 from cdcflow_sinks.hubspot.settings import Association, HubSpotOptions
@@ -35,34 +37,11 @@ class Objects:
         self._match, _ = options.matched
 
     async def put(self, records: Sequence[Wanted]) -> Outcome:
-        return await self._each(batches(records, MOST), self._put)
+        return await in_parts(records, MOST, self._put, at_once=self._concurrency)
 
     async def remove(self, records: Sequence[Wanted]) -> Outcome:
         then = self._archive if self._options.deletes == "archive" else self._clear
-        return await self._each(batches(records, MOST), then)
-
-    async def _each(
-        self,
-        parts: Sequence[Sequence[Wanted]],
-        send: Callable[[Sequence[Wanted]], Coroutine[Any, Any, Outcome]],
-    ) -> Outcome:
-        """Sends parts, several at a time; after a failure no further one is begun."""
-        total = Outcome()
-        waiting = iter(parts)
-
-        async def work() -> None:
-            for part in waiting:
-                if total.error is not None:
-                    return
-                try:
-                    total.add(await send(part))
-                except DeliveryError as error:
-                    total.fail(error)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(self._concurrency, len(parts))):
-                group.create_task(work())
-        return total
+        return await in_parts(records, MOST, then, at_once=self._concurrency)
 
     # Upsert.
 
@@ -123,6 +102,20 @@ class Objects:
             "properties": properties,
             "objectWriteTraceId": trace,
         }
+
+    def shown(self, record: Wanted) -> str:
+        """For people: what would be asked for."""
+        which = f"the record whose {self._match} is {record.match}"
+        if record.values is None:
+            names = ", ".join(self._options.mapped)
+            return f"archive {which}" if self._options.deletes == "archive" else f"empty {names} of {which}"
+        asked = {name: value for name, value in self._input("", record).items() if value}
+        lines = [orjson.dumps(asked, option=orjson.OPT_INDENT_2).decode()]
+        for one in self._options.associate:
+            value = record.values.get(one.field)
+            if value not in (None, "", SKIP):
+                lines.append(f"associated with the record of {one.to} whose {one.match} is {value}")
+        return "\n".join(lines)
 
     # Removal.
 

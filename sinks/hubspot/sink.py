@@ -5,20 +5,18 @@ acknowledged last (`only_changes`), a hundred per call, several calls at a time,
 A record that HubSpot refuses is refused alone, with a reason that says which property and why.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any, ClassVar
 
-from cdcflow.errors import DeliveryError, Permanent
-from cdcflow.model import Batch, Relation
-from cdcflow.sink import ExpectedTable, Field, Finding, FlowContext
-from cdcflow.sink.records import Ledger, Mapped, Plan, Writer, columns_of
-from cdcflow.sink.records.mapping import judge_columns, plan
+from cdcflow.model import Relation
+from cdcflow.sink import Field, FlowContext
+from cdcflow.sink.records import Mapped, Plan, Problem, RecordSink, Wanted, ledger_in
+from cdcflow.sink.records.mapping import plan
 from cdcflow_sinks.hubspot.client import Client
 from cdcflow_sinks.hubspot.describe import (
     REQUIRED,
     STANDARD_NAMES,
-    Problem,
     Property,
     Schema,
     problems,
@@ -28,111 +26,32 @@ from cdcflow_sinks.hubspot.objects import Objects, fold
 from cdcflow_sinks.hubspot.settings import HubSpotOptions, HubSpotSettings
 from cdcflow_sinks.hubspot.values import matched, planned
 
-LEDGER = "ledger.sqlite"
 
-
-class HubSpotSink:
+class HubSpotSink(RecordSink):
     """See the module."""
+
+    name: ClassVar[str] = "hubspot"
+    called: ClassVar[str] = "properties"
 
     def __init__(self, settings: HubSpotSettings, options: HubSpotOptions, context: FlowContext) -> None:
         self._options = options
-        self._flow = context.flow
         self._client = Client(settings, context.budget)
-        self._ledger = Ledger(context.state / LEDGER)
-        self._writer = Writer(
-            Objects(self._client, options, self._ledger, settings.concurrency),
-            self._ledger,
+        ledger = ledger_in(context.state)
+        self._objects = Objects(self._client, options, ledger, settings.concurrency)
+        super().__init__(
+            self._client,
+            self._objects,
+            ledger,
+            options,
+            context.flow,
             follow=options.deletes != "ignore",
-            only_changes=options.only_changes,
         )
         self._schema: Schema | None = None
-        self._plans: dict[str, Plan] = {}
 
-    async def open(self) -> None:
-        """Reads the account's properties. Raises Permanent where the mapping does not fit them."""
-        await self._client.open()
-        schema, wrong = await self._look()
-        if wrong:
-            raise Permanent(
-                "; ".join(one.message for one in wrong), hint="; ".join(one.remedy for one in wrong)
-            )
-        # Another account, object or property is another place: nothing of this ledger is there.
-        portal = await self._client.account()
-        identity = f"hubspot {portal} {schema.object} {self._options.matched[0]}"
-        await asyncio.to_thread(self._ledger.open, identity, keep=self._options.only_changes)
-        self._schema = schema
-        self._plans = {}
-
-    async def prepare(self, relations: Sequence[Relation]) -> None:
-        for relation in relations:
-            self._plan(relation)
-
-    async def write(self, batch: Batch) -> None:
-        plans = (self._plan(group.relation) for group in batch.groups)
-        await self._writer.write(batch, {one.relation.fingerprint: one for one in plans if one is not None})
-
-    async def close(self) -> None:
-        await self._client.close()
-        self._ledger.close()
-
-    async def probe(self) -> Sequence[Finding]:
-        subject = f"hubspot {self._options.object}"
-        try:
-            await self._client.open()
-            _, wrong = await self._look()
-        except DeliveryError as error:
-            return [Finding("error", subject, str(error), error.hint)]
-        finally:
-            await self._client.close()
-        if wrong:
-            return [Finding("error", subject, one.message, one.remedy) for one in wrong]
-        count = len(self._options.mapped)
-        return [
-            Finding(
-                "ok", subject, f"matched by {self._options.matched[0]}, {count} more properties are mapped"
-            )
-        ]
-
-    def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
-        columns = [*columns_of(self._options), *(one.column for one in self._options.associate)]
-        return judge_columns(f"flow {self._flow}", columns, tables)
-
-    def forget(self) -> int:
-        return self._ledger.forget()
-
-    async def objects(self) -> Sequence[str]:
-        try:
-            await self._client.open()
-            found = await self._client.get("/crm/v3/schemas")
-        finally:
-            await self._client.close()
-        listed = found.get("results", ()) if isinstance(found, Mapping) else ()
-        return [*STANDARD_NAMES, *sorted(str(one.get("name")) for one in listed)]
-
-    async def fields(self, name: str) -> Sequence[Field]:
-        try:
-            await self._client.open()
-            schema = await self._read(name)
-        finally:
-            await self._client.close()
-        return [
-            Field(
-                one.name,
-                one.label or one.name,
-                one.type,
-                unique=one.unique,
-                required=one.name in schema.required,
-                read_only=one.read_only,
-                options=one.options,
-            )
-            for one in sorted(schema.properties.values(), key=lambda one: one.name)
-        ]
-
-    async def _look(self) -> tuple[Schema, list[Problem]]:
-        """The object's schema, and what is wrong with the mapping to it."""
-        schema = await self._read(self._options.object)
+    async def _look(self) -> Sequence[Problem]:
+        self._schema = await self._read(self._options.object)
         others = {one.to: await self._read(one.to) for one in self._options.associate}
-        return schema, problems(self._options, schema, others)
+        return problems(self._options, self._schema, others)
 
     async def _read(self, name: str) -> Schema:
         found = await self._client.get(f"/crm/v3/properties/{name}")
@@ -143,28 +62,59 @@ class HubSpotSink:
             required = described.get("requiredProperties") or ()
         return Schema.read(known or name, found.get("results") or (), required)
 
-    def _plan(self, relation: Relation) -> Plan | None:
-        bound = self._plans.get(relation.fingerprint)
-        if bound is None:
-            assert self._schema is not None, "the sink is not open"
-            own, options = self._schema.properties, self._options
-            name, column = options.matched
-            fields = [
-                Mapped(one, source, planned(own[one], options.nulls))
-                for one, source in options.mapped.items()
-            ]
-            for one in options.associate:
-                # Matched by text: the property's own form of it.
-                target = Property(one.field)
-                fields.append(Mapped(one.field, one.column, planned(target, "clear")))
-            found = plan(
-                f"flow {self._flow}",
-                relation,
-                Mapped(name, column, matched(own[name])),
-                fields,
-                partial(fold, name),
+    async def _account(self) -> str:
+        assert self._schema is not None
+        return f"{await self._client.account()} {self._schema.object}"
+
+    def _noted(self) -> object:
+        assert self._schema is not None
+        own = self._schema.properties
+        return {name: (own[name].type, own[name].multiple) for name in self._names}
+
+    def _recall(self, noted: Any) -> None:
+        kinds: Mapping[str, Sequence[Any]] = noted or {}
+        found = {name: Property(name, *kinds.get(name, ())) for name in self._names}
+        self._schema = Schema(self._options.object, found)
+
+    @property
+    def _names(self) -> Sequence[str]:
+        return (self._options.matched[0], *self._options.mapped)
+
+    def _shown(self, record: Wanted) -> str:
+        return self._objects.shown(record)
+
+    async def _objects_there(self) -> Sequence[str]:
+        found = await self._client.get("/crm/v3/schemas")
+        listed = found.get("results", ()) if isinstance(found, Mapping) else ()
+        return [*STANDARD_NAMES, *sorted(str(one.get("name")) for one in listed)]
+
+    async def _fields_of(self, name: str) -> Sequence[Field]:
+        schema = await self._read(name)
+        return [
+            Field(
+                one.name,
+                one.label or one.name,
+                one.type,
+                unique=one.unique,
+                required=one.name in schema.required,
+                read_only=one.read_only,
+                options=one.options,
             )
-            if found is None:
-                return None
-            bound = self._plans[relation.fingerprint] = found
-        return bound
+            for one in schema.properties.values()
+        ]
+
+    def _columns(self) -> Sequence[str]:
+        return [*super()._columns(), *(one.column for one in self._options.associate)]
+
+    def _bound(self, relation: Relation) -> Plan | None:
+        assert self._schema is not None, "the sink is not open"
+        own, options = self._schema.properties, self._options
+        name, column = options.matched
+        fields = [
+            Mapped(one, source, planned(own[one], options.nulls)) for one, source in options.mapped.items()
+        ]
+        for one in options.associate:
+            # Matched by text: the property's own form of it.
+            fields.append(Mapped(one.field, one.column, planned(Property(one.field), "clear")))
+        match = Mapped(name, column, matched(own[name]))
+        return plan(f"flow {self._flow}", relation, match, fields, partial(fold, name))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cdcflow.sink.records import nearest
+from cdcflow.sink.records import Problem, nearest
 from cdcflow_sinks.salesforce.settings import SalesforceOptions
 
 
@@ -61,14 +61,6 @@ class Described:
     def reference(self, relationship: str) -> FieldInfo | None:
         """The reference field whose parent is called so."""
         return next((one for one in self.fields.values() if one.relationship == relationship), None)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a mapping, and what to do."""
-
-    message: str
-    remedy: str
 
 
 def parents(options: SalesforceOptions, own: Described) -> set[str]:

@@ -6,15 +6,14 @@ that cannot be read as its field's type) is sent in halves, down to the single r
 platform/api-rest/guide/resources-composite-sobjects-collections-upsert.html.
 """
 
-import asyncio
 import urllib.parse
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from cdcflow.errors import DeliveryError, Permanent, Transient
-from cdcflow.sink.records import SKIP, Outcome, Wanted
+from cdcflow.sink.records import SKIP, Outcome, Wanted, in_parts
 from cdcflow_sinks.salesforce.answer import failure, listed, refusal, transient
 from cdcflow_sinks.salesforce.bulk import Bulk
 from cdcflow_sinks.salesforce.client import Client
@@ -62,7 +61,7 @@ class Objects:
         except DeliveryError as error:
             outcome.fail(error)
             return outcome
-        outcome.add(await self._each(records, self._upsert))
+        outcome.add(await in_parts(records, MOST, self._upsert, at_once=self._concurrency))
         return outcome
 
     async def remove(self, records: Sequence[Wanted]) -> Outcome:
@@ -70,34 +69,13 @@ class Objects:
             await self._bulk.leave_behind(())
         except DeliveryError as error:
             return Outcome(error=error)
-        return await self._each(records, self._delete if self._options.deletes == "delete" else self._clear)
+        then = self._delete if self._options.deletes == "delete" else self._clear
+        return await in_parts(records, MOST, then, at_once=self._concurrency)
 
     async def read(self, matches: Sequence[str], names: Sequence[str]) -> Mapping[str, Mapping[str, object]]:
         own = [name for name in names if "." not in name]
         found = await self._look(matches, own)
         return {match: {name: one.get(name) for name in own} for match, one in found.items()}
-
-    async def _each(
-        self, records: Sequence[Wanted], send: Callable[[Sequence[Wanted]], Coroutine[Any, Any, Outcome]]
-    ) -> Outcome:
-        """Sends records in calls, several at a time; after a failure no further one is begun."""
-        parts = [records[start : start + MOST] for start in range(0, len(records), MOST)]
-        total, waiting = Outcome(), iter(parts)
-
-        async def work() -> None:
-            for part in waiting:
-                # A lock on one record holds up no other.
-                if total.error is not None and getattr(total.error, "everywhere", True):
-                    return
-                try:
-                    total.add(await send(part))
-                except DeliveryError as error:
-                    total.fail(error)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(self._concurrency, len(parts))):
-                group.create_task(work())
-        return total
 
     async def _upsert(self, records: Sequence[Wanted]) -> Outcome:
         body = {"allOrNone": False, "records": [self._record(record) for record in records]}
@@ -156,6 +134,14 @@ class Objects:
                     found[reference.name] = None
         found[self._match] = record.match
         return found
+
+    def shown(self, record: Wanted) -> str:
+        """For people: what would be asked for."""
+        which = f"the record whose {self._match} is {record.match}"
+        if record.values is None:
+            names = ", ".join(self._options.mapped)
+            return f"delete {which}" if self._options.deletes == "delete" else f"empty {names} of {which}"
+        return f"upsert by {self._match}: {orjson.dumps(self._record(record)).decode()}"
 
     # Removal.
 

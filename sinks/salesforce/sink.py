@@ -5,109 +5,88 @@ acknowledged last (`only_changes`): two hundred per call, or from `bulk` records
 Salesforce refuses is refused alone, with a reason that says which field and why; a locked one goes again.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from cdcflow.errors import DeliveryError, Permanent
-from cdcflow.model import Batch, Relation
-from cdcflow.sink import ExpectedTable, Field, Finding, FlowContext
-from cdcflow.sink.records import Ledger, Mapped, Plan, Writer, columns_of
-from cdcflow.sink.records.mapping import judge_columns, plan
+from cdcflow.model import Relation
+from cdcflow.sink import Field, FlowContext
+from cdcflow.sink.records import Mapped, Plan, Problem, RecordSink, Wanted, ledger_in
+from cdcflow.sink.records.mapping import plan
 from cdcflow_sinks.salesforce.bulk import Bulk
 from cdcflow_sinks.salesforce.client import Client
-from cdcflow_sinks.salesforce.describe import Described, FieldInfo, Problem, parents, problems
+from cdcflow_sinks.salesforce.describe import Described, FieldInfo, parents, problems
 from cdcflow_sinks.salesforce.objects import Objects
 from cdcflow_sinks.salesforce.settings import SalesforceOptions, SalesforceSettings
 from cdcflow_sinks.salesforce.values import matched, planned
 
-LEDGER = "ledger.sqlite"
 JOB = "bulk.json"
 
 
-class SalesforceSink:
+class SalesforceSink(RecordSink):
     """See the module."""
+
+    name: ClassVar[str] = "salesforce"
 
     def __init__(
         self, settings: SalesforceSettings, options: SalesforceOptions, context: FlowContext
     ) -> None:
         self._options = options
-        self._flow = context.flow
         self._client = Client(settings, context.budget)
-        self._ledger = Ledger(context.state / LEDGER)
         bulk = Bulk(self._client, options, context.state / JOB)
         self._objects = Objects(self._client, options, bulk, settings.concurrency)
-        self._writer = Writer(
+        super().__init__(
+            self._client,
             self._objects,
-            self._ledger,
+            ledger_in(context.state),
+            options,
+            context.flow,
             follow=options.deletes != "ignore",
-            only_changes=options.only_changes,
         )
-        self._plans: dict[str, Plan] = {}
         self._others: dict[str, Described] = {}
+        #: What the org said of the fields of objects.
+        self._said: dict[str, list[Mapping[str, Any]]] = {}
 
-    async def open(self) -> None:
-        """Reads the object's fields. Raises Permanent where the mapping does not fit them."""
-        await self._client.open()
-        wrong = await self._look()
-        if wrong:
-            raise Permanent(
-                "; ".join(one.message for one in wrong), hint="; ".join(one.remedy for one in wrong)
-            )
-        # Another org, object or field is another place: nothing of this ledger is there.
-        identity = f"salesforce {self._client.org} {self._options.object} {self._options.matched[0]}"
-        await asyncio.to_thread(self._ledger.open, identity, keep=self._options.only_changes)
-        self._plans = {}
+    async def _look(self) -> Sequence[Problem]:
+        self._objects.described = own = await self._read(self._options.object)
+        self._others = {name: await self._read(name) for name in sorted(parents(self._options, own))}
+        return problems(self._options, own, self._others)
 
-    async def prepare(self, relations: Sequence[Relation]) -> None:
-        for relation in relations:
-            self._plan(relation)
+    async def _read(self, name: str) -> Described:
+        found = await self._client.get(f"/sobjects/{name}/describe")
+        self._said[name] = fields = found.get("fields") or []
+        return Described.read(name, fields)
 
-    async def write(self, batch: Batch) -> None:
-        plans = (self._plan(group.relation) for group in batch.groups)
-        await self._writer.write(batch, {one.relation.fingerprint: one for one in plans if one is not None})
+    async def _account(self) -> str:
+        return f"{self._client.org} {self._options.object}"
 
-    async def close(self) -> None:
-        await self._client.close()
-        self._ledger.close()
+    def _noted(self) -> object:
+        meant = {part for name in self._names for part in name.split(".")}
+        return {
+            name: [one for one in fields if {one.get("name"), one.get("relationshipName")} & meant]
+            for name, fields in self._said.items()
+        }
 
-    async def probe(self) -> Sequence[Finding]:
-        subject = f"salesforce {self._options.object}"
-        try:
-            await self._client.open()
-            wrong = await self._look()
-        except DeliveryError as error:
-            return [Finding("error", subject, str(error), error.hint)]
-        finally:
-            await self._client.close()
-        if wrong:
-            return [Finding("error", subject, one.message, one.remedy) for one in wrong]
-        count = len(self._options.mapped)
-        return [
-            Finding("ok", subject, f"matched by {self._options.matched[0]}, {count} more fields are mapped")
-        ]
+    def _recall(self, noted: Any) -> None:
+        said: Mapping[str, list[Any]] = noted or {}
+        found = {name: Described.read(name, fields) for name, fields in said.items()}
+        plain = {name: FieldInfo(name) for name in self._names if "." not in name}
+        own = self._options.object
+        self._objects.described = found.get(own) or Described(own, plain)
+        self._others = found
 
-    def judge(self, tables: Sequence[ExpectedTable]) -> Sequence[Finding]:
-        columns = columns_of(self._options)
-        return judge_columns(f"flow {self._flow}", columns, tables)
+    @property
+    def _names(self) -> Sequence[str]:
+        return (self._options.matched[0], *self._options.mapped)
 
-    def forget(self) -> int:
-        return self._ledger.forget()
+    def _shown(self, record: Wanted) -> str:
+        return self._objects.shown(record)
 
-    async def objects(self) -> Sequence[str]:
-        try:
-            await self._client.open()
-            found = await self._client.get("/sobjects")
-        finally:
-            await self._client.close()
+    async def _objects_there(self) -> Sequence[str]:
+        found = await self._client.get("/sobjects")
         listed = found.get("sobjects", ()) if isinstance(found, Mapping) else ()
         return sorted(str(one.get("name")) for one in listed)
 
-    async def fields(self, name: str) -> Sequence[Field]:
-        try:
-            await self._client.open()
-            described = await self._read(name)
-        finally:
-            await self._client.close()
+    async def _fields_of(self, name: str) -> Sequence[Field]:
         return [
             Field(
                 one.name,
@@ -118,18 +97,17 @@ class SalesforceSink:
                 read_only=not one.writable,
                 options=one.options,
             )
-            for one in sorted(described.fields.values(), key=lambda one: one.name)
+            for one in (await self._read(name)).fields.values()
         ]
 
-    async def _look(self) -> list[Problem]:
-        """What is wrong with the mapping, as the org is now."""
-        self._objects.described = own = await self._read(self._options.object)
-        self._others = {name: await self._read(name) for name in sorted(parents(self._options, own))}
-        return problems(self._options, own, self._others)
-
-    async def _read(self, name: str) -> Described:
-        found = await self._client.get(f"/sobjects/{name}/describe")
-        return Described.read(name, found.get("fields") or ())
+    def _bound(self, relation: Relation) -> Plan | None:
+        name, column = self._options.matched
+        fields = [
+            Mapped(one, source, planned(self._field(one), self._options.nulls, one))
+            for one, source in self._options.mapped.items()
+        ]
+        match = Mapped(name, column, matched(self._field(name)))
+        return plan(f"flow {self._flow}", relation, match, fields, self._objects.fold)
 
     def _field(self, name: str) -> FieldInfo:
         """A field of the object, or of the parent that a path names."""
@@ -138,22 +116,6 @@ class SalesforceSink:
         if not dot:
             return own.fields[name]
         reference = own.reference(relationship)
-        assert reference is not None
-        other = self._others[reference.parents[0]]
+        other = self._others.get(reference.parents[0]) if reference is not None else None
         # A parent is named by text, whatever the field's type.
-        return FieldInfo(other.fields[key].name)
-
-    def _plan(self, relation: Relation) -> Plan | None:
-        bound = self._plans.get(relation.fingerprint)
-        if bound is None:
-            name, column = self._options.matched
-            fields = [
-                Mapped(one, source, planned(self._field(one), self._options.nulls, one))
-                for one, source in self._options.mapped.items()
-            ]
-            match = Mapped(name, column, matched(self._field(name)))
-            found = plan(f"flow {self._flow}", relation, match, fields, self._objects.fold)
-            if found is None:
-                return None
-            bound = self._plans[relation.fingerprint] = found
-        return bound
+        return FieldInfo(key if other is None else other.fields[key].name)

@@ -14,13 +14,11 @@ NULL empties a field (or is skipped, as the flow says). An empty text empties it
 
 import re
 from collections.abc import Callable
-from decimal import Decimal
-
-import orjson
+from functools import partial
 
 from cdcflow import types
 from cdcflow.model import Column
-from cdcflow.sink.records import SKIP, Planned, Unfit
+from cdcflow.sink.records import SKIP, Convert, Planned, Unfit, forms
 from cdcflow.sink.records.mapping import Nulls
 from cdcflow.types import PgType
 from cdcflow.types.arrays import Array
@@ -29,10 +27,6 @@ from cdcflow.types.datetime import Date, Time, Timestamp
 from cdcflow.types.numbers import Float, Integer, Numeric
 from cdcflow_sinks.salesforce.describe import FieldInfo
 
-Convert = Callable[[str], object]
-
-_DATE = re.compile(r"\d{4}-\d\d-\d\d")
-_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?(?:\+00)?")
 _TIME = re.compile(r"((?:[01]\d|2[0-3]):\d\d:\d\d)(?:\.(\d{1,6}))?")
 _NUMBERS = frozenset({"int", "double", "currency", "percent"})
 
@@ -59,23 +53,7 @@ def planned(found: FieldInfo, nulls: Nulls, name: str = "") -> Callable[[Column,
 
 def matched(found: FieldInfo) -> Callable[[Column, int], Planned]:
     """The same for the external ID, which must have a value."""
-
-    def plan(column: Column, index: int) -> Planned:
-        convert = converter(found, types.of(column))
-        missing = Unfit(
-            f"{column.name} is NULL, and records are matched by {found.name}: give the row a value, or filter"
-            " such rows out in the flow"
-        )
-
-        def given(text: str) -> str:
-            value = str(convert(text))
-            if not value.strip():
-                raise Unfit(f"{column.name} is empty, and records are matched by {found.name}")
-            return value
-
-        return Planned(found.name, index, given, missing)
-
-    return plan
+    return forms.matched(found.name, partial(converter, found))
 
 
 def converter(found: FieldInfo, kind: PgType) -> Convert:
@@ -84,22 +62,22 @@ def converter(found: FieldInfo, kind: PgType) -> Convert:
         if isinstance(kind, Integer):
             return Digits
         if isinstance(kind, Float | Numeric) and found.type != "int":
-            return lambda text: _number(found, text)
+            return lambda text: Digits(forms.number(found.name, text))
     elif found.type == "boolean":
         if isinstance(kind, Boolean):
             return lambda text: text == "t"
     elif found.type == "date":
         if isinstance(kind, Date):
-            return lambda text: _date(found, text)
+            return partial(forms.day, found.name)
         if isinstance(kind, Timestamp):
             raise ValueError(
                 f"a {kind.name} has a time of day, and {found.name} is a date: make the column a date"
             )
     elif found.type == "datetime":
         if isinstance(kind, Date):
-            return lambda text: f"{_date(found, text)}T00:00:00.000Z"
+            return lambda text: f"{forms.day(found.name, text)}T00:00:00.000Z"
         if isinstance(kind, Timestamp):
-            return lambda text: _moment(found, text)
+            return partial(forms.moment, found.name)
     elif found.type == "time":
         if isinstance(kind, Time):
             return lambda text: _time(found, text)
@@ -107,49 +85,10 @@ def converter(found: FieldInfo, kind: PgType) -> Convert:
         raise ValueError(f"{found.name} holds a file, which cannot be mapped")
     elif found.type == "multipicklist" and isinstance(kind, Array):
         elements = kind.converter("safe")
-        return lambda text: _choices(found, elements(text))
+        return lambda text: forms.choices(found.name, elements(text))
     else:
-        return _text(kind)
+        return forms.text_of(kind)
     raise ValueError(f"{found.name} is a {found.type}, and the column is {kind.name}")
-
-
-def _text(kind: PgType) -> Convert:
-    if isinstance(kind, Boolean):
-        return lambda text: "true" if text == "t" else "false"
-    if isinstance(kind, Array):
-        convert = kind.converter("exact")
-        return lambda text: orjson.dumps(convert(text)).decode()
-    return str
-
-
-def _choices(found: FieldInfo, values: object) -> str:
-    if not isinstance(values, list):
-        raise Unfit(f"an array with bounds of its own is no choice of values for {found.name}")
-    if any(not isinstance(one, str | int) or ";" in str(one) or one == "" for one in values):
-        raise Unfit(
-            f"an array for {found.name} holds NULL, an empty text, an array, or a text with a semicolon"
-        )
-    return ";".join(str(one) for one in values)
-
-
-def _number(found: FieldInfo, text: str) -> Digits:
-    if not text[-1:].isdigit():
-        raise Unfit(f"{found.name} is a number, and the value is NaN or infinite")
-    return Digits(format(Decimal(text), "f") if "e" in text or "E" in text else text)
-
-
-def _date(found: FieldInfo, text: str) -> str:
-    if not _DATE.fullmatch(text):
-        raise Unfit(f"{found.name} takes days from year 1 to 9999, and the value is none of them")
-    return text
-
-
-def _moment(found: FieldInfo, text: str) -> str:
-    match = _MOMENT.fullmatch(text)
-    if match is None:
-        raise Unfit(f"{found.name} takes moments from year 1 to 9999, and the value is none of them")
-    day, time, fraction = match.groups()
-    return f"{day}T{time}.{(fraction or '').ljust(3, '0')[:3]}Z"
 
 
 def _time(found: FieldInfo, text: str) -> str:

@@ -11,7 +11,7 @@ from cdcflow.sink.quantities import Duration
 from cdcflow.types import Numbers
 from cdcflow_sinks.webhook.auth import AuthSettings
 from cdcflow_sinks.webhook.shapes import ShapeName
-from cdcflow_sinks.webhook.signature import signing_key
+from cdcflow_sinks.webhook.signature import signer
 from cdcflow_sinks.webhook.templates import for_header
 from cdcflow_sinks.webhook.urls import shown, url_with_fields
 
@@ -28,7 +28,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _signing_secret(secret: SecretStr) -> SecretStr:
-    signing_key(secret.get_secret_value())
+    signer(secret.get_secret_value())
     return secret
 
 
@@ -100,8 +100,9 @@ class WebhookSettings(SinkSettings):
     type: Literal["webhook"] = "webhook"
     #: Shown without its path: many services put the credential there.
     url: Annotated[str, AfterValidator(url_with_fields), Field(repr=False)]
-    #: `whsec_` and the base64 of 24 to 64 bytes. Several: each signs, so that a receiver can go over from
-    #: one to the next. None: requests are not signed.
+    #: `whsec_` and the base64 of 24 to 64 bytes, or `whsk_` and that of an Ed25519 private key (32 bytes), so
+    #: that a receiver needs the public key only. Several: each signs, so that a receiver can go over from one
+    #: to the next. None: requests are not signed.
     secret: Annotated[
         tuple[Annotated[Secret, AfterValidator(_signing_secret)], ...], BeforeValidator(_as_list)
     ] = ()

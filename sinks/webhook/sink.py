@@ -36,7 +36,7 @@ from cdcflow_sinks.webhook.auth import Authorization, OAuth2Auth, authorization
 from cdcflow_sinks.webhook.connection import Endpoint, Headers, Line, NoAnswer
 from cdcflow_sinks.webhook.settings import WebhookSettings
 from cdcflow_sinks.webhook.shapes import shape
-from cdcflow_sinks.webhook.signature import signature, signing_key
+from cdcflow_sinks.webhook.signature import Signer, signature, signer
 from cdcflow_sinks.webhook.templates import NoValue, filled, for_header, for_url
 
 AGENT = b"cdcflow"
@@ -78,7 +78,7 @@ class WebhookSink:
         self._size = Size(settings.max_batch)
         #: The first event of a request that went unanswered, and how often.
         self._unanswered = ("", 0)
-        self._keys: list[bytes] = []
+        self._signers: list[Signer] = []
         self._headers: Headers = []
         self._secrets: list[str] = []
         self._auth: Authorization | None = None
@@ -95,7 +95,7 @@ class WebhookSink:
         now. Raises Unauthorized where one of them can be none."""
         settings = self._settings
         try:
-            self._keys = [signing_key(secret.get_secret_value()) for secret in settings.secret]
+            self._signers = [signer(secret.get_secret_value()) for secret in settings.secret]
         except ValueError as error:
             raise Unauthorized(str(error), hint="correct the file of the sink's `secret`") from None
         own = {name: value.get_secret_value() for name, value in settings.headers.items()}
@@ -309,8 +309,8 @@ class WebhookSink:
                 headers.append((b"Authorization", await self._auth.value()))
             except DeliveryError as error:
                 return Failure.of(error)
-        if self._keys:
-            headers.append((b"webhook-signature", signature(self._keys, name, stamp, body).encode()))
+        if self._signers:
+            headers.append((b"webhook-signature", signature(self._signers, name, stamp, body).encode()))
         answer = await line.post(headers, sent, item.target)
         if isinstance(answer, NoAnswer):
             outcome = Outcome.PERMANENT if answer.lasting else Outcome.AGAIN

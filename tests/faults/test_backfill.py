@@ -45,7 +45,7 @@ def test_a_backfill_that_is_killed_at_random_moments_under_load_loses_nothing(
     seed = int(os.environ.get("CDCFLOW_SEED", time.time_ns() % 1_000_000))
     print(f"CDCFLOW_SEED={seed}")
     fill(project.dsn, ROWS)
-    watching, looking = run(project, ROWS, seed, seconds=5, kills=KILLS, sample=SAMPLE)
+    watching, looking = run(project, ROWS, seed, seconds=5, kills=KILLS, sample=SAMPLE, clients=2)
     assert watching.looks
     assert watching.oldest < CHUNK_SECONDS
     assert_equal(project, record, looking, ROWS)

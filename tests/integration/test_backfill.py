@@ -2,26 +2,29 @@
 place where nothing older follows anything newer."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+import pyarrow.compute as pc
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from cdcflow.errors import CdcflowError
 from cdcflow.journal import Reader, verify
-from cdcflow.model import BACKFILLS, UNCHANGED, Change, Op
+from cdcflow.model import BACKFILLS, UNCHANGED, Batch, Change, Op
 from cdcflow.source import monitor
 from cdcflow.source.requests import Kept, Request, Requests
 from cdcflow.source.wanted import look
 from cdcflow.testing.database import Database
 from cdcflow.testing.journals import read_all
 from cdcflow.testing.waiting import eventually
-from integration.capturing import Running, capturing, changes, make_slot, publish
+from integration.capturing import Running, capturing, changes, make_slot, memory_bounded, publish
 
 MINUTE = 60.0
 
@@ -198,6 +201,67 @@ def test_a_backfill_is_paused_for_as_long_as_one_likes_and_goes_on_where_it_was(
     assert {row["v"] for key, row in rows(changes(journal), "t").items() if int(key) % 100 == 0} == {"new"}
     assert len(rows(changes(journal), "t")) == 20_000
     assert not list(verify(journal))
+
+
+def test_sessions_that_the_server_ends_for_their_idleness_make_no_difference_to_a_pause(
+    postgres: Database, tmp_path: Path, requests: Requests
+) -> None:
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    postgres.execute("INSERT INTO t SELECT generate_series(1, 20000)")
+    publish(postgres, "t")
+    with role_of(postgres, "REPLICATION") as (role, dsn):
+        name = sql.Identifier(role)
+        postgres.execute(
+            sql.SQL("GRANT SELECT ON t TO {0}; GRANT USAGE ON SCHEMA public TO {0}").format(name)
+        )
+        for setting in ("idle_in_transaction_session_timeout", "idle_session_timeout"):
+            postgres.execute(sql.SQL("ALTER ROLE {} SET {} = '1s'").format(name, sql.Identifier(setting)))
+        with backfilling(postgres, tmp_path, requests, dsn=dsn) as running:
+            request = requests.add(Request("", ("public.t",), rate=10_000))
+            eventually(lambda: journal_offset(tmp_path / "journal") > 2, timeout=MINUTE)
+            requests.wish(request.name, "pause")
+            eventually(
+                lambda: [f for f in running.latest["backfills"] if f["state"] == "paused"], timeout=MINUTE
+            )
+            over = time.monotonic() + 3
+            eventually(lambda: time.monotonic() > over)
+            requests.wish(request.name, "run")
+            assert ended(requests, request).state == "done"
+    assert len(rows(changes(tmp_path / "journal"), "t")) == 20_000
+
+
+def test_rows_of_50_mb_among_small_ones_are_read_in_a_few_times_their_size(
+    newest_postgres: Database, tmp_path: Path, requests: Requests
+) -> None:
+    postgres = newest_postgres
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY, body text)")
+    postgres.execute("INSERT INTO t SELECT g, 'small' FROM generate_series(1, 3000) g")
+    # Compressed on the server's disk; as text they have their full size.
+    postgres.execute("UPDATE t SET body = repeat('0123456789', 5000000) WHERE id IN (10, 1000, 2000)")
+    publish(postgres, "t")
+    largest = 0
+
+    def look() -> bool:
+        nonlocal largest
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if "cdcflow.source.reading" in child.cmdline():
+                    largest = max(largest, child.memory_info().rss)
+        return requests.get(request.name).state == "done"
+
+    with memory_bounded(600), backfilling(postgres, tmp_path, requests):
+        request = requests.add(Request("", ("public.t",)))
+        eventually(look, timeout=MINUTE)
+    assert 100 << 20 < largest < 600 << 20
+    sizes = Counter(
+        size for batch in read_all(tmp_path / "journal") for size in _body_sizes(batch) if size is not None
+    )
+    assert sizes == {5: 2997, 50_000_000: 3}
+
+
+def _body_sizes(batch: Batch) -> list[int | None]:
+    groups = (group for group in batch.groups if group.relation.name == "t")
+    return [size for group in groups for size in pc.utf8_length(group.new(1)).to_pylist()]
 
 
 def test_a_cancelled_backfill_ends_with_a_mark_and_what_it_brought_stays(

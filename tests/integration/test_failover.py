@@ -1,5 +1,6 @@
 """The server stops, dies, is restored, is replaced by its standby: nothing is lost, or capture stops."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from cdcflow.source import monitor
 from cdcflow.source.heartbeat import Heartbeat
 from cdcflow.source.judgement import Wishes
 from cdcflow.source.preflight import preflight
+from cdcflow.source.requests import Request, Requests
 from cdcflow.source.setup import script, setup
 from cdcflow.testing.database import Database
 from cdcflow.testing.postgres import Server
@@ -384,3 +386,84 @@ def has(server: Server, database: Database, catalog: str, column: str, name: str
         return bool(server.execute(query, [name], dbname=database.name))
     except psycopg.OperationalError:  # the database is not there yet either
         return False
+
+
+def test_a_standby_is_the_source_of_a_backfill_while_its_rows_change(
+    postgres_version: int | str, own_server: OwnServer, tmp_path: Path
+) -> None:
+    """A snapshot of a standby does not say which transactions run, and nothing can be written there to make
+    the stream go on: no row may be lost or go back, and a backfill must end where nothing else happens."""
+    if not isinstance(postgres_version, int) or postgres_version < 17:
+        pytest.skip("once is enough")
+    primary = own_server()
+    database = Database(primary)
+    standby = primary.standby(primary.directory / "standby", settings={"hot_standby_feedback": "on"})
+    requests = Requests(tmp_path / "backfills")
+    journal, stop = tmp_path / "journal", threading.Event()
+
+    def change() -> None:
+        with database.connect(autocommit=True) as connection:
+            for turn in itertools.count():
+                if stop.is_set():
+                    return
+                # Updates move rows to the end of the table, where they may have been read already.
+                connection.execute("UPDATE v SET n = n + 1 WHERE id %% 50 = %s", [turn % 50])
+                connection.execute("DELETE FROM v WHERE id = %s", [4000 + turn])
+                connection.execute("INSERT INTO v VALUES (%s, 0)", [100_000 + turn])
+
+    def backfilled() -> str:
+        request = requests.add(Request("", ("public.v",), rate=4_000))
+        over = ("done", "failed")
+        eventually(lambda: requests.get(request.name).state in over, timeout=90, what="its end")
+        return requests.get(request.name).state
+
+    changing = threading.Thread(target=change)
+    try:
+        standby.start()
+        database.execute("CREATE TABLE v (id int PRIMARY KEY, n int)")
+        database.execute("INSERT INTO v SELECT g, 0 FROM generate_series(1, 8000) g")
+        database.execute(f"CREATE PUBLICATION {database.publication} FOR TABLE v")
+        dsn = standby.dsn(database.name)
+        eventually(
+            lambda: has(standby, database, "pg_publication", "pubname", database.publication),
+            what="the publication on the standby",
+        )
+        wanted = (dsn, ["public.v"], database.publication, database.slot)
+        make = threading.Thread(target=setup, args=wanted)
+        make.start()
+
+        def made() -> bool:
+            primary.execute("SELECT pg_log_standby_snapshot()")  # which the new slot waits for
+            return not make.is_alive()
+
+        eventually(made, interval=0.1, timeout=60, what="the slot on the standby")
+        with capturing(database, journal, dsn=dsn, backfills=requests.folder):
+            changing.start()
+            assert backfilled() == "done"
+            stop.set()
+            changing.join()
+            assert backfilled() == "done"  # while nothing happens at the primary
+            database.execute("INSERT INTO v VALUES (-1, 0)")
+            eventually(lambda: -1 in _last_versions(journal), timeout=60, what="the last change")
+        assert _last_versions(journal) == dict(database.execute("SELECT id, n FROM v"))
+        assert not list(verify(journal))
+    finally:
+        stop.set()
+        database.close()
+        standby.destroy()
+
+
+def _last_versions(journal: Path) -> dict[int, int]:
+    """The rows of `v` as whoever follows the journal has them; none may go back."""
+    held: dict[int, int] = {}
+    for found in changes(journal):
+        if found.relation.name != "v":
+            continue
+        if found.new is None:
+            assert found.old is not None
+            held.pop(int(str(found.old["id"])), None)
+            continue
+        key, version = int(str(found.new["id"])), int(str(found.new["n"]))
+        assert version >= held.get(key, 0), f"row {key} went back to {version}"
+        held[key] = version
+    return held

@@ -272,6 +272,22 @@ def _line(one: Mapping[str, Any], table: Mapping[str, Any]) -> str:
     return "  ".join([*parts, *([] if state == "reading" else [state])])
 
 
+def under_way(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for every table that is not over, for `cdcflow status`."""
+    lines = []
+    for one in found:
+        for table in one["tables"]:
+            if table["state"] in ("done", "cancelled"):
+                continue
+            share, rate, left = table.get("share"), table.get("rate"), table.get("remaining_seconds")
+            parts = [f"{one['name']}: {table['table']} {state_of(one, table)}"]
+            parts += [] if share is None else [f"{share:.0%} read"]
+            parts += [f"{rate:,.0f} rows/s"] if rate else []
+            parts += [] if left is None else [f"{output.duration(left)} left"]
+            lines.append(", ".join(parts))
+    return lines
+
+
 def _follow(config: "Config", name: str | None) -> int:
     """Shows progress until all is over; the exit code."""
     if not output.on_terminal():

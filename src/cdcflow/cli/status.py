@@ -9,6 +9,7 @@ import typer
 
 from cdcflow import __version__
 from cdcflow.cli import output
+from cdcflow.cli.backfill import under_way
 from cdcflow.cli.invocation import load_valid
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ def summary(document: Document) -> list[str]:
     if capture.get("backfill"):
         steps = ", ".join(f"{key} {value}" for key, value in capture["backfill"].items() if value is not None)
         lines.append(f"backfill {steps}")
+    lines += [f"backfill {told}" for told in under_way(document.get("backfills") or ())]
     lines.append(f"journal  {_journal(capture.get('journal') or {})}")
     return lines
 

@@ -1,6 +1,6 @@
 """The configuration: models, reading, and messages that name file, line, key and the nearest right name."""
 
-from cdcflow.config.load import Parts, Texts, absolute, flow_files, flow_folder, load, load_parts
+from cdcflow.config.load import SUFFIXES, Parts, Texts, absolute, flow_files, flow_folder, load, load_parts
 from cdcflow.config.models import (
     Config,
     EngineSettings,
@@ -14,6 +14,7 @@ from cdcflow.config.models import (
 from cdcflow.config.transforms import make_chain
 
 __all__ = [
+    "SUFFIXES",
     "Config",
     "EngineSettings",
     "Flow",

@@ -1,7 +1,6 @@
 """Reads `cdcflow.yaml` and its flow files. Either everything in them holds, or one error tells all that
 does not; who runs already reads them in parts, and goes on with those that hold."""
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -130,19 +129,19 @@ def _visible(directory: Path) -> list[Path]:
     return sorted(file for file in directory.iterdir() if not file.name.startswith("."))
 
 
-def _parts(steps: Iterable[StepEntry], base: Path) -> tuple[tuple[Path, str], ...]:
-    """The files that steps are made of, by the option `file`. One that cannot be read is for the step to
-    complain of."""
+def _code(steps: Iterable[StepEntry], base: Path, texts: Texts) -> dict[Path, bytes]:
+    """What the files hold that steps are made of, by the option `file`. One that cannot be read is for the
+    step to complain of."""
     found = {}
     for entry in steps:
         name = getattr(entry.options, "file", None)
         if isinstance(name, str | Path):
             path = base / name
             try:
-                found[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+                found[path] = texts[path] if path in texts else path.read_bytes()
             except OSError:
-                found[path] = ""
-    return tuple(found.items())
+                continue
+    return found
 
 
 def _section(document: Document, key: str, problems: Problems) -> dict[str, Any] | None:
@@ -318,7 +317,8 @@ class _Flows:
             return
         self._check_messages(document, way, settings)
         self._check_tables(document, way, settings)
-        context = StepContext(name, document.base, self._mask)
+        texts = self._texts or {}
+        context = StepContext(name, document.base, self._mask, code=texts)
         steps = read_steps(document, (*way, "transforms"), settings.transforms, self._problems, context)
         sink = self._sinks.get(settings.to)
         if sink is None:
@@ -344,7 +344,7 @@ class _Flows:
                 read_examples(document, (*way, "examples"), settings.examples, self._problems),
                 read_schema(document, (*way, "schema"), settings.schema_, self._problems),
                 document.text_of(way),
-                _parts(steps, document.base),
+                _code(steps, document.base, texts),
             )
 
     def _check_sink(self, document: Document, way: Way, name: object) -> None:

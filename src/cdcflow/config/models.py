@@ -253,13 +253,13 @@ class Flow:
     schema: Schema = field(default_factory=dict)
     #: What its file says of it, word for word.
     text: str = ""
-    #: Other files that it is made of, a step's Python for instance, with a hash of what they hold.
-    parts: tuple[tuple[Path, str], ...] = ()
+    #: Other files that it is made of, a step's Python for instance, and what they hold.
+    code: Mapping[Path, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def revision(self) -> str:
         """Names what is written of the flow: the same texts are the same revision, on any machine."""
-        whole = "\0".join([self.text, *(digest for _, digest in self.parts)])
+        whole = "\0".join([self.text, *(hashlib.sha256(text).hexdigest() for text in self.code.values())])
         return hashlib.sha256(whole.encode()).hexdigest()[:12]
 
     @property

@@ -104,7 +104,7 @@ def make_chain(
 ) -> Chain:
     """A new chain of the flow's steps. `tables` is where steps look things up; without it, a step that does
     cannot be bound."""
-    context = StepContext(flow.name, base, mask_key, tables)
+    context = StepContext(flow.name, base, mask_key, tables, flow.code)
     return Chain(links(flow.transforms, context))
 
 

@@ -10,11 +10,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cdcflow.config import Config, Flow, Texts, absolute, flow_files, flow_folder, load, load_parts
+from cdcflow.config import SUFFIXES, Config, Flow, Texts, absolute, flow_files, flow_folder, load, load_parts
 from cdcflow.engine.places import Places
 from cdcflow.errors import ConfigurationError, EnvironmentFault
 from cdcflow.sink import Finding
@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 
 #: What capture, the journal and the processes themselves are made of.
 FIXED = ("source", "journal", "engine")
+
+
+#: What is wrong with a flow that can be read, in a sentence; empty: nothing.
+Judge = Callable[[Config, Flow], str]
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,9 @@ class Accepted:
         return found
 
 
-def start(path: Path) -> Accepted:
-    """What to run at a start. Where an engine has run before, a flow whose file is invalid runs as it ran.
+def start(path: Path, judge: Judge = lambda _config, _flow: "") -> Accepted:
+    """What to run at a start. Where an engine has run before, a flow whose file is invalid runs as it ran; so
+    does one that was changed since and about which `judge` has something to say.
 
     Raises ConfigurationError for a main file that is invalid, and at the first start for any.
     """
@@ -73,16 +78,16 @@ def start(path: Path) -> Accepted:
     parts = load_parts(path, texts)
     if parts.config is None:
         raise parts.problems.error()
-    if not parts.problems:
-        return Accepted(texts, parts.config)
     before = _read(Places(parts.config.engine.state).accepted)
     if before is None:
-        raise parts.problems.error()
-    return _merged(texts, before, parts.config)
-
-
-#: What is wrong with a flow that can be read, in a sentence; empty: nothing.
-Judge = Callable[[Config, Flow], str]
+        if parts.problems:
+            raise parts.problems.error()
+        return Accepted(texts | _code(parts.config.flows.values()), parts.config)
+    try:
+        ran = Accepted(before, load(path, before))
+    except ConfigurationError:  # another version of cdcflow wrote it, or a secret's file is gone
+        return _merged(texts, before, parts.config)
+    return _merged(texts, before, parts.config, running=ran, judge=judge)
 
 
 def reload(running: Accepted, judge: Judge = lambda _config, _flow: "") -> Accepted:
@@ -94,7 +99,7 @@ def reload(running: Accepted, judge: Judge = lambda _config, _flow: "") -> Accep
         return _main_refused(running, f"{error.filename or path}: {error.strerror}")
     if path not in texts:
         return _main_refused(running, f"there is no file {path} any more")
-    folders = {file.parent for file in running.texts if file != path}
+    folders = {file.parent for file in running.texts if file != path and file.suffix in SUFFIXES}
     if len(texts) == 1 and folders and not any(folder.is_dir() for folder in folders):
         return _main_refused(running, f"the flow files' folder {min(folders)} is gone")
     parts = load_parts(path, texts)
@@ -105,6 +110,11 @@ def reload(running: Accepted, judge: Judge = lambda _config, _flow: "") -> Accep
     changed = tuple(name for name in FIXED if getattr(parts.config, name) != getattr(running.config, name))
     if changed:
         return _flows_only(replace(running, waiting=changed, refused=_of_flows(running)), judge)
+    for name, flow in parts.config.flows.items():
+        if flow.file != path or running.config.flows.get(name) == flow:
+            continue
+        if wrong := judge(parts.config, flow):
+            return _flows_only(_main_refused(running, f"flow {name} cannot run: {wrong}"), judge)
     merged = _merged(texts, running.texts, parts.config, running=running, judge=judge)
     lost = [r for r in merged.refused if not r.runs and r.flow in running.config.flows]
     if lost and texts[path] != running.texts[path]:
@@ -117,7 +127,7 @@ def _flows_only(running: Accepted, judge: Judge) -> Accepted:
     """The flow files as they are now, under the main file as it runs."""
     path = running.config.path
     main = {path: running.texts[path]}
-    texts = main | _contents(_flow_files(path, main))
+    texts = main | _contents(_flow_files(path, main)) | _code(running.config.flows.values(), path)
     parts = load_parts(path, texts)
     if parts.config is None:
         # A variable or a secret's file is gone.
@@ -148,9 +158,11 @@ def _merged(
     broken = said.keys()
     taken = {
         file: before.get(file, b"") if file in broken else text
-        for file, text in texts.items()
+        for file, text in {**_code(config.flows.values()), **texts}.items()
         if file not in broken or file in before
     }
+    # What a refused flow runs on with, other flows that share it do too.
+    taken |= _code(flow for flow in flows.values() if flow.file in broken)
     parts = load_parts(path, taken)
     worse = parts.problems.files()
     taken = {file: text for file, text in taken.items() if file not in worse or file == path}
@@ -164,6 +176,12 @@ def _merged(
     # As it runs, and not made anew of files beside it that may not be what they were.
     kept = {r.flow: flows[r.flow] for r in refused if r.runs and r.flow in flows and r.flow in after.flows}
     return Accepted(taken, replace(after, flows={**after.flows, **kept}), tuple(refused))
+
+
+def _code(flows: Iterable[Flow], file: Path | None = None) -> dict[Path, bytes]:
+    """What steps of flows are made of, or of those that are written in `file`."""
+    meant = (flow for flow in flows if file is None or flow.file == file)
+    return {place: text for flow in meant for place, text in flow.code.items()}
 
 
 def _of_flows(running: Accepted) -> tuple[Refusal, ...]:

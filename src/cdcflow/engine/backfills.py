@@ -97,7 +97,9 @@ def document(config: Config, figures: Sequence[Mapping[str, Any]]) -> list[dict[
 
 def _table(kept: Kept, table: str, live: Mapping[str, Any] | None) -> dict[str, Any]:
     outcome = kept.outcomes.get(table)
-    if outcome is not None and (outcome.state != "failed" or live is None or live["state"] == "failed"):
+    # Figures are a moment old: what has failed since is not in them, and counts until somebody resumes it.
+    going_on = live is not None and outcome is not None and outcome.resumed < kept.request.resumed
+    if outcome is not None and not (outcome.state == "failed" and going_on):
         return {
             "table": table,
             "state": outcome.state,

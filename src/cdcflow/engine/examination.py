@@ -16,7 +16,7 @@ from pathlib import Path
 from cdcflow.config import Config, Flow, make_chain
 from cdcflow.config.models import SourceSettings
 from cdcflow.engine.lookups import tables_of
-from cdcflow.errors import CdcflowError
+from cdcflow.errors import CdcflowError, EnvironmentFault
 from cdcflow.journal.layout import segments
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.sink import Claims, ExpectedTable, Finding, FlowContext, Judges, Sink
@@ -156,6 +156,9 @@ def _judge_flow(config: Config, flow: Flow, tables: Sequence[ExpectedTable]) -> 
     if flow.transforms:
         try:
             meant = _transformed(config, flow, meant)
+        except EnvironmentFault as error:
+            # What a step asks cannot be asked now; a warehouse before its first change, for instance.
+            return [Finding("warning", subject, f"its steps cannot be judged: {error}", error.hint)]
         except CdcflowError as error:
             return [Finding("error", subject, str(error), error.hint)]
     try:

@@ -7,9 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from cdcflow.config import Config
+from cdcflow.config.problems import nearest
 from cdcflow.engine import control
-from cdcflow.errors import CdcflowError, ConfigurationError
+from cdcflow.errors import CdcflowError, ConfigurationError, EnvironmentFault
 from cdcflow.model import Column
+from cdcflow.sink import FlowContext, QuerySink
 from cdcflow.source.lookup import SourceTables
 from cdcflow.transform import TableName, Tables
 
@@ -28,12 +30,26 @@ def tables_of(config: Config) -> Callable[[str | None], Tables]:
                 if warehouse is None:
                     known[None] = SourceTables(config.source.dsn.get_secret_value())
                 else:
-                    if warehouse not in config.flows:
-                        raise ConfigurationError(f"there is no flow {warehouse!r} to look anything up in")
+                    _check_warehouse(config, warehouse)
                     known[warehouse] = WarehouseTables(config.engine.state, warehouse)
             return known[warehouse]
 
     return find
+
+
+def _check_warehouse(config: Config, flow: str) -> None:
+    """Raises ConfigurationError unless there is such a flow, and its sink can be asked."""
+    if flow not in config.flows:
+        raise ConfigurationError(
+            f"there is no flow {flow!r} to look anything up in", hint=nearest(flow, config.flows)
+        )
+    entry = config.sinks[config.flows[flow].to]
+    context = FlowContext(flow, config.engine.state / "flows" / flow)
+    if not isinstance(entry.plugin.create(entry.settings, config.flows[flow].options, context), QuerySink):
+        raise ConfigurationError(
+            f"the flow {flow!r} brings its rows to {entry.plugin.name}, which answers no questions",
+            hint="name a flow into a warehouse (duckdb)",
+        )
 
 
 class WarehouseTables:
@@ -53,7 +69,11 @@ class WarehouseTables:
             f"WHERE table_schema = {schema} AND table_name = {name} ORDER BY ordinal_position"
         )
         if not found.num_rows:
-            raise ConfigurationError(f"the warehouse of flow {self._flow!r} has no table {'.'.join(table)}")
+            raise EnvironmentFault(
+                f"the warehouse of flow {self._flow!r} has no table {'.'.join(table)}",
+                hint="it is made with the table's first change: see whether that flow takes the table, and "
+                "how far it is; or correct the name",
+            )
         return [Column(column, TEXT) for column in found.column(0).to_pylist()]
 
     def fetch(
@@ -89,11 +109,14 @@ class WarehouseTables:
         """Nothing is held."""
 
     def _ask(self, sql: str) -> pa.Table:
+        """Whatever is wrong, the other flow may mend it: it is paused, about to start, or has yet to bring
+        the table."""
         try:
             return control.query(self._state, self._flow, sql)
         except CdcflowError as error:
-            raise type(error)(
-                f"looking something up in the warehouse of flow {self._flow!r}: {error}", hint=error.hint
+            raise EnvironmentFault(
+                f"nothing can be looked up in the warehouse of flow {self._flow!r}: {error}",
+                hint=f"see `cdcflow status` for flow {self._flow}: once that delivers, this one goes on",
             ) from error
 
 

@@ -20,7 +20,7 @@ from cdcflow.engine.lifecycle import plan
 from cdcflow.engine.lookups import tables_of
 from cdcflow.errors import CdcflowError, ConfigurationError
 from cdcflow.journal.recent import backwards
-from cdcflow.model import Batch, Group, Relation
+from cdcflow.model import Batch, Group, Relation, join
 from cdcflow.model.making import batch_of
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.sink import Finding, FlowContext, Previews
@@ -105,7 +105,10 @@ def preview(
             meant.settings, meant.options, FlowContext(flow, config.engine.state / "flows" / flow)
         )
         shown = sink if isinstance(sink, Previews) else None
-        traced = [one for batch in batches for one in trace(chain, select(batch), shown)]
+        # As one batch, as far as one may be: what gathers is to see all that stands beside a change.
+        traced = [
+            one for batch in join([select(one) for one in batches]) for one in trace(chain, batch, shown)
+        ]
     except CdcflowError as error:
         return replace(found, error=str(error), hint=error.hint)
     finally:

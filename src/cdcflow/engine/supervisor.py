@@ -100,7 +100,7 @@ def run(
         timeout=LOCK_SECONDS,
     )
     try:
-        running = accepted.start(config.path)
+        running = accepted.start(config.path, misfit)
         for finding in running.findings():
             _say(f"{finding.severity}: {finding.subject}: {finding.message}", finding.remedy)
         accepted.keep(running)
@@ -254,7 +254,7 @@ class Supervisor:
         if stamp != self._stamp:
             self._stamp, self._folder = stamp, flow_folder(path)
         here = [] if self._folder is None else flow_files(self._folder)
-        beside = {file for flow in self._config.flows.values() for file, _ in flow.parts}
+        beside = {file for flow in self._config.flows.values() for file in flow.code}
         return sorted({path, *here, *beside, *self._running.texts})
 
     async def _reload(self) -> None:

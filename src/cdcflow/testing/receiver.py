@@ -36,10 +36,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import orjson
+
+from cdcflow.testing.threaded import Threaded
 
 #: How far a timestamp may be from now (the specification's libraries use five minutes).
 TOLERANCE = 300.0
@@ -172,14 +173,15 @@ def verify(keys: Sequence[bytes], headers: Mapping[str, str], body: bytes) -> bo
     return False
 
 
-class Receiver:
-    """A receiver in a thread. Use it as a context manager, or call `start` and `stop`; it can be started
-    again on the same port, as a receiver that comes back.
+class Receiver(Threaded):
+    """A receiver in a thread.
 
     A request goes to `answer_next`'s answers while there are any, else to `respond`, which is given the
     request and runs in the receiver's thread. With `record`, requests are written to that file and not
     kept in memory.
     """
+
+    name: ClassVar[str] = "receiver"
 
     def __init__(
         self,
@@ -190,20 +192,18 @@ class Receiver:
         port: int = 0,
         record: Path | None = None,
     ) -> None:
+        super().__init__(host, port)
         self.respond = respond
         self.requests: list[Received] = []
         #: Requests seen, and those with an accepting answer.
         self.received = 0
         self.accepted = 0
         self._verify = verifier(secrets) if secrets else None
-        self._host, self._port = host, port
         self._record = record
         self._record_fd = -1
         self._scripted: deque[Answer] = deque()
         self._changed = threading.Condition()
         self._connections: set[_Connection] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
@@ -218,43 +218,6 @@ class Receiver:
         """The next requests get these answers, one each, before `respond` is asked again."""
         self._scripted.extend(answers)
 
-    def start(self) -> None:
-        """Returns when the port takes connections. Raises OSError when it is taken."""
-        ready = threading.Event()
-        failures: list[OSError] = []
-
-        def run() -> None:
-            try:
-                asyncio.run(self.serve(ready.set))
-            except OSError as error:
-                failures.append(error)
-                ready.set()
-
-        self._thread = threading.Thread(target=run, name="receiver", daemon=True)
-        self._thread.start()
-        ready.wait()
-        if failures:
-            self._thread.join()
-            self._thread = None
-            raise failures[0]
-
-    def stop(self) -> None:
-        """Closes every connection and the port; nothing happens when it does not run."""
-        if self._thread is None or self._loop is None:
-            return
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join()
-        self._thread = self._loop = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     def wait(self, count: int, timeout: float = TIMEOUT) -> list[Received]:
         """Returns the requests when `count` have come. Raises TimeoutError after `timeout` seconds."""
         with self._changed:
@@ -263,14 +226,12 @@ class Receiver:
             return list(self.requests)
 
     async def serve(self, ready: Callable[[], None]) -> None:
-        """Serves in the running loop until `stop` or a cancellation; calls `ready` when `url` is true."""
-        self._loop = asyncio.get_running_loop()
-        self._stopping = asyncio.Event()
+        loop = self._begin()
         if self._record is not None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._record_fd = os.open(self._record, flags, 0o600)
         try:
-            server = await self._loop.create_server(
+            server = await loop.create_server(
                 lambda: _Connection(self), self._host, self._port, backlog=1_024
             )
             self._port = server.sockets[0].getsockname()[1]

@@ -16,11 +16,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from http import HTTPStatus
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
+
+from cdcflow.testing.threaded import Threaded
 
 #: What one request may bring: a Bulk API job takes 150 MB, tests take a hundredth of it.
 LARGEST = 64 << 20
@@ -105,15 +106,14 @@ def _plain(value: object) -> object:
     raise TypeError
 
 
-class Service:
-    """A server in a thread: a context manager, or `start` and `stop`. It can be started again on the same
-    port, as a service that comes back; what it holds stays."""
+class Service(Threaded):
+    """A server in a thread; what it holds stays when it is started again."""
 
-    #: The name of the thread, and of the program in `--help`.
-    name = "service"
+    #: Of the thread, and of the program in `--help`.
+    name: ClassVar[str] = "service"
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._host, self._port = host, port
+        super().__init__(host, port)
         self.calls: list[Call] = []
         #: Guards what the service holds: `handle` runs under it, and so may a test's look.
         self.lock = threading.RLock()
@@ -121,10 +121,7 @@ class Service:
         self._faults: list[_Switched] = []
         #: What is to go wrong with a request, where no `fault` hits it: for faults that come by chance.
         self.meddle: Callable[[Request], Fault | None] = lambda _request: None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
         self._open: set[asyncio.StreamWriter] = set()
-        self._stopping: asyncio.Event
 
     # What a subclass says.
 
@@ -165,43 +162,6 @@ class Service:
 
     # Its life.
 
-    def start(self) -> None:
-        """Returns when the port takes connections. Raises OSError when it is taken."""
-        ready = threading.Event()
-        failures: list[OSError] = []
-
-        def run() -> None:
-            try:
-                asyncio.run(self.serve(ready.set))
-            except OSError as error:
-                failures.append(error)
-                ready.set()
-
-        self._thread = threading.Thread(target=run, name=self.name, daemon=True)
-        self._thread.start()
-        ready.wait()
-        if failures:
-            self._thread.join()
-            self._thread = None
-            raise failures[0]
-
-    def stop(self) -> None:
-        """Cuts every connection and closes the port; nothing happens when it does not run."""
-        if self._thread is None or self._loop is None:
-            return
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join()
-        self._thread = self._loop = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     def run_as_process(self) -> int:
         """Serves until SIGTERM or SIGINT; prints the URL on the first line of stdout."""
 
@@ -216,9 +176,7 @@ class Service:
         return 0
 
     async def serve(self, ready: Callable[[], None]) -> None:
-        """Serves in the running loop until `stop` or a cancellation; calls `ready` when `url` is true."""
-        self._loop = asyncio.get_running_loop()
-        self._stopping = asyncio.Event()
+        self._begin()
         tasks: set[asyncio.Task[None]] = set()
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

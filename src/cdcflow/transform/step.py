@@ -75,6 +75,8 @@ class StepContext:
     mask_key: SecretStr | None = None
     #: The source's tables, or those of the flow's warehouse that is named. Called when a step is bound.
     tables: Callable[[str | None], Tables] | None = None
+    #: What files of the configuration say, of those that are not to be read where they are.
+    code: Mapping[Path, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 that appends one change every few milliseconds to a real journal.
 
 Its behaviour is in the environment: PROBE_CHANGES, how many changes the journal is to hold in the end;
+PROBE_ROWS, how many rows these are about, in turn (none: a new one each);
 PROBE_FAIL, a message to fail with for good; PROBE_STATE, the state to report.
 """
 
@@ -31,10 +32,11 @@ class Probe:
             raise SourceError(os.environ["PROBE_FAIL"], hint="mend it")
         source = JournalSource(self._path)
         wanted = int(os.environ["PROBE_CHANGES"])
+        rows = int(os.environ.get("PROBE_ROWS", wanted or 1))
         while not self._stop.wait(0.005):
             offset = source.writer.tail.offset
             if offset < wanted:
-                source.commit([offset])
+                source.change([(offset % rows, f"note {offset}")])
             state = os.environ.get("PROBE_STATE", "streaming")
             self._report(CaptureReport({"state": state, "delivered": self._delivered}))
         source.writer.close()

@@ -76,6 +76,26 @@ def test_the_engine_s_own_document_is_the_json(run: Run) -> None:
     assert json.loads(result.stdout) == DOCUMENT
 
 
+def test_backfills_under_way_have_a_line_per_table_and_those_that_are_over_have_none() -> None:
+    reading = {"state": "reading", "share": 0.25, "rate": 1_234.4, "remaining_seconds": 300.0}
+    failed = {"state": "failed", "share": None, "rate": None, "remaining_seconds": None}
+    backfills = [
+        {"name": "one", "state": "running", "tables": [{"table": "public.a", **reading}]},
+        {"name": "two", "state": "paused", "tables": [{"table": "public.b", "state": "waiting"}]},
+        {
+            "name": "three",
+            "state": "failed",
+            "tables": [{"table": "public.c", **failed}, {"table": "public.d", "state": "done"}],
+        },
+    ]
+    told = [line for line in summary({**DOCUMENT, "backfills": backfills}) if line.startswith("backfill")]
+    assert told == [
+        "backfill one: public.a reading, 25% read, 1,234 rows/s, 5 min left",
+        "backfill two: public.b paused",
+        "backfill three: public.c failed",
+    ]
+
+
 @pytest.mark.usefixtures("engine")
 def test_flows_are_data_and_what_is_unknown_is_empty_and_not_0(run: Run) -> None:
     result = run("status")

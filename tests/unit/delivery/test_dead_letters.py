@@ -19,7 +19,7 @@ from cdcflow.delivery import (
 )
 from cdcflow.delivery.handover import OnReject
 from cdcflow.delivery.payload import unpack
-from cdcflow.errors import CdcflowError, DeliveryError, Permanent, TooLarge, Transient, Unauthorized
+from cdcflow.errors import CdcflowError, DeliveryError, Permanent, Rejected, TooLarge, Transient, Unauthorized
 from cdcflow.model import Batch
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.sink import Batching, FlowContext, Secret, SinkOptions, SinkPlugin, SinkSettings
@@ -464,8 +464,6 @@ def test_a_sink_that_keeps_its_checkpoint_gets_the_batch_again_without_what_it_r
         async def write(self, batch: Batch) -> None:
             refused = {c.index: "odd" for c in batch.changes() if c.new and int(str(c.new["id"])) == 3}
             if refused:
-                from cdcflow.errors import Rejected
-
                 raise Rejected(refused)
             await super().write(batch)
 
@@ -475,6 +473,27 @@ def test_a_sink_that_keeps_its_checkpoint_gets_the_batch_again_without_what_it_r
     during(worker, reached(worker, 6))
     assert (sink.ids, sink.kept) == ([0, 1, 2, 4, 5], 6)
     assert [one.offset for one in bench.letters.select(Selection())] == [3]
+
+
+def test_a_sink_that_keeps_its_checkpoint_and_takes_no_letters_says_so(bench: Bench) -> None:
+    class Keeping(KeepingSink):
+        async def write(self, batch: Batch) -> None:
+            refused = {change.index: "odd" for change in batch.changes()}
+            if refused:
+                raise Rejected(refused)
+            await super().write(batch)
+
+    bench.source.commit([1])
+    worker = bench.worker(Keeping())
+
+    async def test() -> None:
+        await until(lambda: worker.report().checkpoint == 1)
+        with pytest.raises(CdcflowError, match="takes nothing from before it") as caught:
+            await worker.deliver_letters(bench.kept(), force=False)
+        assert "export" in caught.value.hint
+
+    during(worker, test)
+    assert len(bench.kept("dead")) == 1
 
 
 def test_a_wrong_token_makes_no_letters_and_the_flow_goes_on_when_its_file_is_replaced(

@@ -77,6 +77,77 @@ def test_each_flow_s_sink_judges_the_flow_s_own_tables(tmp_path: Path) -> None:
     assert not (tmp_path / "warehouse.duckdb").exists()
 
 
+STEPS = {
+    "filter: noet is not null": ("has no column 'noet'", "did you mean note"),
+    "filter: note + 1 > 2": ("note + 1", ""),
+    "filter: pg_sleep(9) is null": ("pg_sleep", ""),
+    "set: {x: (select 1)}": ("select", ""),
+    "python: {file: nowhere.py}": ("there is no file nowhere.py", "Python files there: broken.py"),
+    "python: {file: broken.py}": ("broken.py", "nowhere_to_be_found"),
+    "python: {file: ../outside.py}": ("only a file in the configuration's directory", "move it there"),
+    "mask: {note: sha256}": ("key", "mask"),
+    "route: \"''\"": ("gives no name", ""),
+    "route: note": ("where they were is not known", "REPLICA IDENTITY FULL"),
+    "lookup: {table: other, warehouse: nowhere, on: [id], columns: [x]}": ("no flow 'nowhere'", ""),
+    "lookup: {table: 'o*', on: [id], columns: [x]}": ("names no single table", "schema.table"),
+}
+
+
+@pytest.mark.parametrize("inline", [True, False], ids=["inline", "file"])
+@pytest.mark.parametrize("step", STEPS)
+def test_what_is_wrong_with_a_flow_s_steps_is_said_before_it_runs_with_file_line_and_remedy(
+    tmp_path: Path, step: str, inline: bool
+) -> None:
+    main = """\
+source: {dsn: "postgresql://127.0.0.1:1/shop", tables: [public.*]}
+sinks: {events: {type: jsonl, path: events}}
+"""
+    (tmp_path / "broken.py").write_text("import nowhere_to_be_found\n", encoding="utf-8")
+    path = tmp_path / "cdcflow.yaml"
+    if inline:
+        path.write_text(
+            f"{main}flows:\n- name: one\n  from: [orders]\n  to: events\n  transforms:\n  - {step}\n",
+            encoding="utf-8",
+        )
+        place = "cdcflow.yaml:8"
+    else:
+        path.write_text(main, encoding="utf-8")
+        (tmp_path / "flows").mkdir()
+        file = tmp_path / "flows" / "one.yaml"
+        file.write_text(f"from: [orders]\nto: events\ntransforms:\n- {step}\n", encoding="utf-8")
+        place = "one.yaml:4"
+    try:
+        orders = ExpectedTable(make_relation("orders", ["id", "note"]), (), 0)
+        [finding] = judge_flows(load(path), [orders])
+        assert (finding.severity, finding.subject) == ("error", "flow one")
+        said = f"{finding.message} ({finding.remedy})"
+    except ConfigurationError as error:
+        said = f"{error} ({error.hint})"
+    assert place in said
+    for word in STEPS[step]:
+        assert word in said
+
+
+def test_a_warehouse_that_cannot_be_asked_yet_is_no_error_before_the_first_run(tmp_path: Path) -> None:
+    path = tmp_path / "cdcflow.yaml"
+    step = "{table: public.orders, warehouse: all, on: [id], columns: {there: note}}"
+    path.write_text(
+        f"""\
+source: {{dsn: "postgresql://127.0.0.1:1/shop", tables: [public.*]}}
+sinks: {{duck: {{type: duckdb, path: w.duckdb}}, events: {{type: jsonl, path: events}}}}
+flows:
+- {{name: all, from: [orders], to: duck}}
+- {{name: one, from: [orders], to: events, transforms: [{{lookup: {step}}}]}}
+""",
+        encoding="utf-8",
+    )
+    orders = ExpectedTable(make_relation("orders", ["id", "note"]), (), 0)
+    [finding] = judge_flows(load(path), [orders])
+    assert (finding.severity, finding.subject) == ("warning", "flow one")
+    assert "flow 'all' does not run" in finding.message
+    assert finding.remedy
+
+
 def test_two_flows_that_bring_one_table_into_one_file_are_an_error(tmp_path: Path) -> None:
     path = tmp_path / "cdcflow.yaml"
     sinks = """\

@@ -650,3 +650,37 @@ def test_a_sink_that_opens_waits_for_no_smaller_limit_than_the_account_s(tmp_pat
                 await sink.close()
 
         asyncio.run(run())
+
+
+def test_a_preview_shows_what_would_be_sent_and_calls_nobody(hubspot: HubSpot, tmp_path: Path) -> None:
+    hubspot.account.upsert(hubspot.account.types["companies"], "vat_id", "ATU1", {"name": "Firm"})
+    associate = [{"to": "companies", "match": "vat_id", "column": "company_vat"}]
+    flow = Flow(hubspot, tmp_path, deletes="archive", associate=associate)
+    same, other = customer(1, born="1815-12-10"), customer(2, born="1815-12-11", company_vat="ATU1")
+    # Before the flow has ever run, the types of the account's properties are not known.
+    [new] = flow.sink().preview(History().batch(same))
+    assert '"birthday": "1815-12-10"' in new.text
+    assert not any(tmp_path.iterdir())
+
+    assert flow.changes(same, customer(3)) is None
+    calls = len(hubspot.called())
+    batch = History().batch(
+        same,
+        other,
+        update(CUSTOMERS, id="2", name="Two", born=UNCHANGED, company_vat="ATU1"),
+        delete(CUSTOMERS, id="3"),
+    )
+    shown = {one.indexes: one for one in flow.sink().preview(batch)}
+    assert {one.target for one in shown.values()} == {"hubspot contacts"}
+    assert "nothing" in shown[0,].text
+    told = shown[1, 2].text
+    for said in ('"idProperty": "customer_number"', '"firstname": "Two"', '"birthday": "1815-12-11"'):
+        assert said in told
+    assert "associated with the record of companies whose vat_id is ATU1" in told
+    assert shown[3,].text == "archive the record whose customer_number is 3"
+    assert len(hubspot.called()) == calls
+    # What was shown is as it was: nothing of it is known as delivered.
+    assert flow.deliver(batch) is None
+    record = flow.record("2")
+    assert record is not None
+    assert record.properties["firstname"] == "Two"

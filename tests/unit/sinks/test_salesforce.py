@@ -487,3 +487,26 @@ def test_a_column_that_a_table_lacks_is_told_before_any_row(salesforce: Salesfor
     assert (finding.severity, finding.remedy) == ("error", "did you mean 'name'?")
     assert "has no column 'nam'" in finding.message
     assert not salesforce.calls
+
+
+def test_a_preview_shows_what_would_be_sent_and_calls_nobody(salesforce: Salesforce, tmp_path: Path) -> None:
+    flow = Flow(salesforce, tmp_path, deletes="delete")
+    same = insert(PEOPLE, id="1", name="Ada", score="1.50", vip="t")
+    [new] = flow.sink().preview(History().batch(same))
+    assert '"LastName":"Ada"' in new.text
+    assert not any(tmp_path.iterdir())
+
+    assert flow.changes(same, insert(PEOPLE, id="3", name="Bob", vip="f")) is None
+    calls = len(salesforce.called())
+    batch = History().batch(
+        same,
+        insert(PEOPLE, id="2", name="Eve", firm="77", vip="f", score="2.50"),
+        delete(PEOPLE, id="3"),
+    )
+    shown = {one.indexes: one for one in flow.sink().preview(batch)}
+    assert {one.target for one in shown.values()} == {"salesforce Contact"}
+    assert "nothing" in shown[0,].text
+    for said in ('"Number__c":"2"', '"Vip__c":false', '"Score__c":2.50', '"Account":{"Number__c":"77"}'):
+        assert said in shown[1,].text
+    assert shown[2,].text == "delete the record whose Number__c is 3"
+    assert len(salesforce.called()) == calls

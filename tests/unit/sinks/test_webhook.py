@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 from standardwebhooks import Webhook
 
@@ -24,7 +26,7 @@ from cdcflow.testing.conformance import SinkConformance
 from cdcflow.testing.receiver import Answer, Received, Receiver
 from cdcflow.testing.waiting import eventually
 from cdcflow_sinks.webhook import WebhookSettings, WebhookSink, plugin
-from cdcflow_sinks.webhook.signature import signature, signing_key
+from cdcflow_sinks.webhook.signature import signature, signer
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 OTHER = "whsec_" + base64.b64encode(bytes(range(24))).decode()
@@ -179,9 +181,39 @@ def test_a_request_is_signed_as_the_specification_says(receiver: Receiver) -> No
 
 def test_the_specifications_own_example_gives_its_signature() -> None:
     # The test vector of the specification's libraries.
-    key = signing_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-    found = signature([key], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    sign = signer("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    found = signature([sign], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
     assert found == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def test_the_specifications_own_private_key_gives_its_signature() -> None:
+    # The test vector of the specification's library in Go (webhook_asymmetric_test.go).
+    sign = signer("whsk_VEVTVFNJR05JTkdLRVlET05PVFVTRVRISVNGT1JBTlk=")
+    found = signature([sign], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    expected = "tQ9V2XOqn7jL/DQenEFpqIugdBVtiMmER5mhSkXBNwM0mkATuDe6KYYUuxqtaiHeYGb7KaaBRdM5WqyeFiL8Ag=="
+    assert found == f"v1a,{expected}"
+
+
+def test_a_receiver_with_the_public_key_alone_can_tell_our_requests(receiver: Receiver) -> None:
+    seed = bytes(range(32))
+    private = f"whsk_{base64.b64encode(seed).decode()}"
+    # A receiver that has the secret goes on verifying beside it.
+    write(receiver.url, batch_of_ids(1), secret=[private, SECRET])
+    (request,) = receiver.requests
+    assert request.verified
+    public = Ed25519PrivateKey.from_private_bytes(seed).public_key()
+    found = dict(part.split(",") for part in request.headers["webhook-signature"].split(" "))
+    name, stamp = request.headers["webhook-id"], request.headers["webhook-timestamp"]
+    public.verify(base64.b64decode(found["v1a"]), f"{name}.{stamp}.".encode() + request.body)
+    with pytest.raises(InvalidSignature):
+        public.verify(base64.b64decode(found["v1a"]), f"{name}.{stamp}.".encode() + request.body + b" ")
+
+
+@pytest.mark.parametrize("wrong", ["whsk_", "whsk_???", "whsk_c2hvcnQ=", "whpk_" + "A" * 43 + "="])
+def test_what_is_no_private_key_is_refused_without_being_shown(wrong: str) -> None:
+    with pytest.raises(ValueError, match=r"signing secret|private key") as refused:
+        signer(wrong)
+    assert wrong == "whsk_" or wrong not in str(refused.value)
 
 
 def test_with_two_secrets_a_receiver_of_either_is_content(receiver: Receiver) -> None:

@@ -90,6 +90,27 @@ class Ledger:
                     db.execute("DELETE FROM records")
                 db.execute("INSERT OR REPLACE INTO facts VALUES ('identity', ?)", (identity,))
 
+    def look(self) -> bool:
+        """Opens it for reading alone, also beside a worker that has it open; False where there is none."""
+        if not self.path.exists():
+            return False
+        with self._telling("opened"):
+            self._db = sqlite3.connect(
+                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            self._db.execute("PRAGMA query_only = ON")
+        return True
+
+    def note(self, name: str, value: str) -> None:
+        """Something to know of the destination without asking it: for `fact`."""
+        with self._telling("written"), self._transaction():
+            self._open.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def fact(self, name: str) -> str | None:
+        with self._telling("read"), self._lock:
+            found = self._open.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+            return None if found is None else str(found[0])
+
     def close(self) -> None:
         db, self._db = self._db, None
         if db is not None:

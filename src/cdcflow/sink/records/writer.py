@@ -101,7 +101,7 @@ class Writer:
         if self._only_changes:
             for key, record in collapsed.records.items():
                 mark = known.get(record_id(key))
-                if mark is not None and mark == _mark(record, names):
+                if mark is not None and mark == mark_of(record, names):
                     state.written(record)
                     del open_records[key]
         if known and open_records:
@@ -189,11 +189,11 @@ class Writer:
             if record.state() is None:
                 removed.append(record_id(key))
             else:
-                sent[record_id(key)] = _mark(record, names) if self._only_changes else None
+                sent[record_id(key)] = mark_of(record, names) if self._only_changes else None
         self._ledger.settle(sent if self._only_changes else {}, removed, state.moved())
 
 
-def _mark(record: Record, names: frozenset[str]) -> bytes | None:
+def mark_of(record: Record, names: frozenset[str]) -> bytes | None:
     """The fingerprint of a record's state; None where a value was not sent by the source (TOAST), so that
     nobody here knows the whole of it."""
     known = record.known()

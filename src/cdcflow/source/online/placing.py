@@ -99,6 +99,8 @@ class Placing:
             if self._board.latest is None or read.snapshot.xmax > self._board.latest.xmax:
                 self._board.latest = read.snapshot
             bounds = list(self._board.bounds.values())
+            # Also those whose readers have found nothing more to read: theirs may be older ones.
+            bounds += [other.snapshot for other in self._board.arrivals if isinstance(other, Read)]
         if task.state in ("failed", "ended", "ending"):
             return None
         if read.packed is not None and self._is_old(task, read):

@@ -1,7 +1,8 @@
 """Runs a user's function in a process of its own, with limits on its time and its memory.
 
 Whatever the function does, the caller goes on: it gets an answer, or an error that names the function's
-place, within the limit; `interrupt` ends the process at once. A file that has changed is loaded anew.
+place, within the limit; `interrupt` ends the process at once. What runs is the source that it was given,
+whatever becomes of the file.
 """
 
 import os
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,11 @@ START = 30.0
 
 @dataclass(frozen=True)
 class Function:
-    """Where it is, and what it may use: seconds per batch, bytes of memory."""
+    """Where it is, what stands there, and what it may use: seconds per batch, bytes of memory."""
 
     base: Path
     file: Path
+    source: bytes = field(repr=False)
     name: str
     batch: bool
     timeout: float
@@ -60,7 +62,6 @@ class Host:
     def __init__(self, function: Function) -> None:
         self._function = function
         self._process: subprocess.Popen[bytes] | None = None
-        self._loaded = 0
         self._line = 1
         self._ended = False
         self._lock = threading.Lock()
@@ -71,16 +72,10 @@ class Host:
         return f"{self._function.shown}:{self._line}"
 
     def load(self) -> None:
-        """Starts the process and loads the file, unless that is done. Raises Failed."""
-        try:
-            changed = self._function.file.stat().st_mtime_ns
-        except OSError as error:
-            raise Failed(f"{self._function.shown} cannot be read: {error.strerror}") from error
-        running = self._process is not None and self._process.poll() is None
-        if running and changed == self._loaded:
+        """Starts the process and loads the function, unless that is done. Raises Failed."""
+        if self._process is not None and self._process.poll() is None:
             return
         self.close()
-        self._loaded = changed
         with self._lock:
             if self._ended:
                 raise Failed("the flow is being stopped")
@@ -93,6 +88,7 @@ class Host:
             {
                 "base": str(function.base),
                 "file": str(function.file),
+                "source": function.source,
                 "function": function.name,
                 "batch": function.batch,
                 "timeout": function.timeout,

@@ -91,8 +91,14 @@ class _Lookup:
         on = [place_of(relation, name, ("on", name)) for name in options.on]
         if self._context.tables is None:
             raise StepError("nothing can be looked up here", hint="")
-        tables = self._tables = self._context.tables(options.warehouse)
-        there = {column.name: column for column in tables.columns(self._table)}
+        try:
+            tables = self._tables = self._context.tables(options.warehouse)
+        except ConfigurationError as error:
+            raise StepError(str(error), hint=error.hint, way=("warehouse",)) from error
+        try:
+            there = {column.name: column for column in tables.columns(self._table)}
+        except ConfigurationError as error:
+            raise StepError(str(error), hint=error.hint, way=("table",)) from error
         for way, names in (("on", options.on), ("columns", options.columns)):
             for ours, theirs in names.items():
                 if theirs not in there:
@@ -274,7 +280,8 @@ there, `columns` which columns are added, under which names. Where there is no s
 NULL, they are NULL.
 
 The table is read from the source (`table` need not be captured; the role needs SELECT on it), or with
-`warehouse: FLOW` from the warehouse of another flow. Questions are batched: one query for up to 5,000 keys.
+`warehouse: FLOW` from the warehouse of another flow; while that one is paused, or has yet to bring the table,
+this one waits and says so. Questions are batched: one query for up to 5,000 keys.
 Answers, also that there is no row, are remembered, at most `cache` of them and each for `lifetime`.
 
 **How fresh:** a value is at most `lifetime` old when the change is read from the journal for delivery. It may

@@ -60,9 +60,9 @@ class _Python:
     def __init__(self, options: Python, context: StepContext) -> None:
         self._options = options
         base = context.base.absolute()
-        file = _inside(base, options.file)
+        file, source = _inside(base, options.file, context.code)
         self._function = Function(
-            base, file, options.function, options.batch, options.timeout, options.memory
+            base, file, source, options.function, options.batch, options.timeout, options.memory
         )
         self._host = Host(self._function)
 
@@ -97,8 +97,9 @@ class _Python:
         self._host.close()
 
 
-def _inside(base: Path, name: str) -> Path:
-    """The file, which must be in the configuration's directory whatever links say."""
+def _inside(base: Path, name: str, code: Mapping[Path, bytes]) -> tuple[Path, bytes]:
+    """The file, which must be in the configuration's directory whatever links say, and what it holds: what
+    `code` has of it, else what stands there now."""
     file = base / name
     if not file.resolve().is_relative_to(base.resolve()) or Path(name).is_absolute():
         raise StepError(
@@ -106,6 +107,8 @@ def _inside(base: Path, name: str) -> Path:
             hint="move it there, and name it by its path from there",
             way=("file",),
         )
+    if file in code:
+        return file, code[file]
     if not file.is_file():
         near = sorted(path.name for path in base.glob("*.py"))
         raise StepError(
@@ -113,7 +116,10 @@ def _inside(base: Path, name: str) -> Path:
             hint=f"Python files there: {', '.join(near) or 'none'}",
             way=("file",),
         )
-    return file
+    try:
+        return file, file.read_bytes()
+    except OSError as error:
+        raise StepError(f"{name} cannot be read: {error.strerror}", way=("file",)) from error
 
 
 def _kind(column: Column) -> str:

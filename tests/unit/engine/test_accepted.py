@@ -1,0 +1,124 @@
+"""What is taken over of the files of a running engine, and what is not."""
+
+from pathlib import Path
+
+import pytest
+
+from cdcflow.config import Config, Flow, load
+from cdcflow.engine import accepted
+from cdcflow.engine.accepted import Accepted
+from cdcflow.engine.places import Places
+from cdcflow.engine.preview import misfit
+from cdcflow.testing.scripted import JournalSource
+
+MAIN = """\
+source: {dsn: "postgresql://127.0.0.1:1/shop", tables: [public.*]}
+journal: {path: journal}
+engine: {state: state}
+sinks: {events: {type: "null"}}
+"""
+STEP = "from: [public.orders]\nto: events\ntransforms:\n  - python: {file: step.py}\n"
+GOOD = "def transform(change):\n    return change\n"
+
+
+class Files:
+    """A configuration in a folder, over a journal that knows the table `orders`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "flows").mkdir()
+        (folder / "state").mkdir()
+        source = JournalSource(folder / "journal")
+        source.commit([1])
+        source.writer.close()
+        self.write("cdcflow.yaml", MAIN)
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+    def start(self) -> Accepted:
+        running = accepted.start(self.folder / "cdcflow.yaml", misfit)
+        accepted.keep(running)
+        return running
+
+    def reload(self, running: Accepted) -> Accepted:
+        after = accepted.reload(running, misfit)
+        accepted.keep(after)
+        return after
+
+    def of_a_process(self) -> Config:
+        """The configuration as the engine's other processes read it."""
+        return accepted.load_accepted(self.folder / "cdcflow.yaml", Places(self.folder / "state").accepted)
+
+    @property
+    def code(self) -> Path:
+        return self.folder / "step.py"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def source_of(flow: Flow) -> str:
+    [code] = flow.code.values()
+    return code.decode()
+
+
+def test_python_that_changes_is_a_new_revision(files: Files) -> None:
+    files.write("flows/one.yaml", STEP)
+    files.write("step.py", GOOD)
+    running = files.start()
+    files.write("step.py", GOOD + "\n# better\n")
+    after = files.reload(running)
+    before, now = running.config.flows["one"], after.config.flows["one"]
+    assert before.revision != now.revision
+    assert source_of(files.of_a_process().flows["one"]) == GOOD + "\n# better\n"
+
+
+@pytest.mark.parametrize("broken", ["import nowhere_to_be_found\n", "def transform(:\n", ""])
+def test_python_that_does_not_load_is_refused_and_what_it_was_runs_on_over_restarts(
+    files: Files, broken: str
+) -> None:
+    files.write("flows/one.yaml", STEP)
+    files.write("flows/other.yaml", "from: [public.orders]\nto: events\n")
+    files.write("step.py", GOOD)
+    running = files.start()
+    files.write("step.py", broken)
+    after = files.reload(running)
+    [refused] = after.refused
+    assert (refused.flow, refused.runs) == ("one", True)
+    assert "step.py" in refused.message
+    assert "one.yaml:4" in refused.message
+    assert after.config.flows == running.config.flows
+    # A process that is started now, and the engine itself: the file is as broken as before.
+    assert source_of(files.of_a_process().flows["one"]) == GOOD
+    again = files.start()
+    assert [(one.flow, one.runs) for one in again.refused] == [("one", True)]
+    assert source_of(again.config.flows["one"]) == GOOD
+    files.code.unlink()
+    gone = files.reload(again)
+    assert [(one.flow, one.runs) for one in gone.refused] == [("one", True)]
+    assert source_of(files.of_a_process().flows["one"]) == GOOD
+    files.write("step.py", GOOD + "\n# mended\n")
+    mended = files.reload(gone)
+    assert mended.refused == ()
+    assert source_of(files.of_a_process().flows["one"]) == GOOD + "\n# mended\n"
+
+
+def test_an_inline_flow_that_does_not_fit_its_tables_keeps_the_main_file_from_being_taken_over(
+    files: Files,
+) -> None:
+    inline = MAIN + "flows:\n  - {name: one, from: [orders], to: events, transforms: [{filter: CONDITION}]}\n"
+    files.write("cdcflow.yaml", inline.replace("CONDITION", "note is not null"))
+    running = files.start()
+    files.write("cdcflow.yaml", inline.replace("CONDITION", "noet is not null"))
+    after = files.reload(running)
+    [refused] = after.refused
+    assert (refused.file.name, refused.flow, refused.runs) == ("cdcflow.yaml", "", True)
+    for word in ("flow one", "cdcflow.yaml:6", "noet", "did you mean note"):
+        assert word in refused.message
+    assert after.config == running.config
+    assert load(files.folder / "cdcflow.yaml") != running.config
+    files.write("cdcflow.yaml", inline.replace("CONDITION", "note is null"))
+    assert files.reload(after).refused == ()
