@@ -7,9 +7,9 @@ from decimal import ROUND_HALF_UP, Context, Decimal, DivisionByZero, Inexact, In
 from cdcflow.transform.expression.function import Fails
 
 #: numeric.c: NUMERIC_MIN_SIG_DIGITS, NUMERIC_MAX_DISPLAY_SCALE, DEC_DIGITS, and the limits of the format.
-_MIN_SIGNIFICANT = 16
+MIN_SIGNIFICANT = 16
 _MAX_DISPLAY_SCALE = 1000
-_BASE_DIGITS = 4
+BASE_DIGITS = 4
 _MAX_SCALE = 16_383
 _MAX_WEIGHT_DIGITS = 131_072
 
@@ -126,22 +126,22 @@ def division_scale(a: int, a_scale: int, b: int, b_scale: int) -> int:
 
     The operands are given without their point, each with its scale.
     """
-    a_weight, a_first = _leading(a, a_scale)
-    b_weight, b_first = _leading(b, b_scale)
+    a_weight, a_first = leading(a, a_scale)
+    b_weight, b_first = leading(b, b_scale)
     weight = a_weight - b_weight - (a_first <= b_first)
-    scale = _MIN_SIGNIFICANT - weight * _BASE_DIGITS
+    scale = MIN_SIGNIFICANT - weight * BASE_DIGITS
     return min(max(scale, a_scale, b_scale, 0), _MAX_DISPLAY_SCALE)
 
 
-def _leading(value: int, scale: int) -> tuple[int, int]:
+def leading(value: int, scale: int) -> tuple[int, int]:
     """Weight and value of the first digit to the base 10000; zeros for zero."""
     if value == 0:
         return 0, 0
     digits = str(abs(value))
     magnitude = len(digits) - 1 - scale
-    weight = magnitude // _BASE_DIGITS
+    weight = magnitude // BASE_DIGITS
     # The first base-10000 digit has as many decimal ones as lie above its weight.
-    return weight, int(digits.ljust(magnitude % _BASE_DIGITS + 1, "0")[: magnitude % _BASE_DIGITS + 1])
+    return weight, int(digits.ljust(magnitude % BASE_DIGITS + 1, "0")[: magnitude % BASE_DIGITS + 1])
 
 
 def modulo(a: Decimal, b: Decimal) -> Decimal:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdcflow.transform.expression import exact
+from cdcflow.transform.expression import division, exact
 from cdcflow.transform.expression.conversion import WIDE, decimal_type
 from cdcflow.transform.expression.frame import Datum, Rows
 from cdcflow.transform.expression.function import Fails, Kernel, Supported, Variant, operator, row_kernel
@@ -210,6 +210,7 @@ def _arithmetic(name: str) -> dict[str, Variant]:
         "+": _sum(pc.add),
         "-": _sum(pc.subtract),
         "*": _product,
+        "/": division.divide,
     }
     slow = {
         "+": exact.add,
