@@ -1,11 +1,12 @@
 """The `webhook` sink: every change reaches the endpoint at least once, and in order within each key.
 
 Headers and signature follow Standard Webhooks. `webhook-id` says what is in the request: the flow and the
-event's id (`orders:0/1A2B3C8:7`), or with `batch: true` the ids of the first and the last event
-(`orders:0/1A2B3C8:7-0/1A2B3D0:2`). The same id is the same content, and the same changes have the same id
-over retries and restarts: where a batch is cut follows from its changes alone, and the engine gives the batch
-that it was in the middle of again as it was (`SinkPlugin.repeats`). Only what changes the content changes
-the id: a change that was refused or parked meanwhile, or an endpoint that takes less than before.
+event's id (`orders:0/1A2B3C8:7`), or with `batch: true` the ids of the first and the last event and a digest
+of all of them (`orders:0/1A2B3C8:7-0/1A2B3D0:2:5f0c9a11`). The same id is the same content, and the same
+changes have the same id over retries and restarts: where a batch is cut follows from its changes alone, and
+the engine gives the batch that it was in the middle of again as it was (`SinkPlugin.repeats`). Only what
+changes the content changes the id: a change that was refused or parked meanwhile, or an endpoint that takes
+less than before.
 
 One change per request: up to `concurrency` requests at once. After a failure, changes behind it wait, and
 others go on, unless the failure is about the endpoint as a whole or as many failed in a row as there are
@@ -22,6 +23,7 @@ import gzip
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from heapq import heapify, heappop, heappush
 from itertools import islice
 
@@ -159,11 +161,11 @@ class WebhookSink:
         return found
 
     def _request(self, part: Sequence[_Item]) -> Rendered:
-        first, last = part[0], part[-1]
+        first = part[0]
         name, body, kind = f"{self._flow}:{first.identity}", first.body, self._shape.content_type
         if self._settings.batch:
             assert self._shape.several is not None
-            name = f"{name}-{last.identity}"
+            name = f"{self._flow}:{_identity_of(part)}"
             body, kind = self._shape.several(name, [item.body for item in part]), self._shape.several_type
         lines = [f"Content-Type: {kind.decode()}", *(f"{header}: ***" for header in self._settings.headers)]
         lines += [f"{header.decode()}: {value.decode()}" for header, value in first.headers]
@@ -289,7 +291,7 @@ class WebhookSink:
 
     async def _post_together(self, part: Sequence[_Item]) -> Failure | None:
         assert self._shape.several is not None
-        identity = f"{part[0].identity}-{part[-1].identity}"
+        identity = _identity_of(part)
         body = self._shape.several(f"{self._flow}:{identity}", [item.body for item in part])
         return await self._post(self._lines[0], identity, body, part[0])
 
@@ -474,3 +476,11 @@ def _error(
             return Permanent(message, hint=hint, written=written)
         case Outcome.PERMANENT:
             return Permanent(message, hint=hint, written=written, refused=refused)
+
+
+def _identity_of(part: Sequence[_Item]) -> str:
+    """What a request for several is known by. A change between the first and the last may be refused or
+    parked by the time they come again, and then it is another request."""
+    names = "\n".join(item.identity for item in part)
+    digest = blake2b(names.encode(), digest_size=4).hexdigest()
+    return f"{part[0].identity}-{part[-1].identity}:{digest}"
