@@ -74,6 +74,17 @@ def test_who_asks_for_no_more_ends_the_copy(postgres: Database, gathered: str) -
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
+def test_what_happens_at_the_last_block_is_not_hidden_by_the_end_of_the_copy(
+    postgres: Database, gathered: str
+) -> None:
+    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+        blocks = copy_out(connection.pgconn, b"COPY (SELECT 1) TO STDOUT")
+        with pytest.raises(ZeroDivisionError), contextlib.closing(blocks):
+            assert bytes(next(blocks)) == b"1\n"
+            raise ZeroDivisionError
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
 def test_a_session_that_ends_meanwhile_is_an_error(postgres: Database, gathered: str) -> None:
     with contextlib.closing(psycopg.connect(postgres.dsn, autocommit=True)) as connection:
         blocks = copy_out(connection.pgconn, b"COPY (SELECT generate_series(1, 30000000)) TO STDOUT")

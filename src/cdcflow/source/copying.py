@@ -5,6 +5,7 @@ that is what a copy would spend its time with. `_copying.pyx` asks the very libp
 in a loop of its own; where it is not there, the loop is here.
 """
 
+import contextlib
 import ctypes
 import sys
 from collections.abc import Generator, Iterator
@@ -63,9 +64,11 @@ def failed(result: pq.abc.PGresult) -> psycopg.Error:
 
 def _cancel(pgconn: pq.abc.PGconn) -> None:
     """Ends the COPY under way, and reads what of it still comes."""
-    pgconn.get_cancel().cancel()
-    while pgconn.get_copy_data(0)[0] >= 0:
-        pass
+    # Its rows may all have come, or the connection be gone: who uses it next is told so.
+    with contextlib.suppress(psycopg.Error):
+        pgconn.get_cancel().cancel()
+        while pgconn.get_copy_data(0)[0] >= 0:
+            pass
     while pgconn.get_result() is not None:
         pass
 
