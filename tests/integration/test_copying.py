@@ -80,8 +80,7 @@ def test_what_happens_at_the_last_block_is_not_hidden_by_the_end_of_the_copy(
     with psycopg.connect(postgres.dsn, autocommit=True) as connection:
         blocks = copy_out(connection.pgconn, b"COPY (SELECT 1) TO STDOUT")
         with pytest.raises(ZeroDivisionError), contextlib.closing(blocks):
-            assert bytes(next(blocks)) == b"1\n"
-            raise ZeroDivisionError
+            divmod(1, len(next(blocks)) - len(b"1\n"))
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 

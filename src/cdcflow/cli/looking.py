@@ -51,8 +51,10 @@ def _traced(one: "Traced") -> dict[str, Any]:
 
 def _print(found: "Preview") -> None:
     for one in found.changes:
-        for line in lines(one):
-            output.data(output.visible(line))
+        if output.on_terminal():
+            _draw(one)
+        else:
+            _write(lines(one))
         output.data("")
     sent = sum(
         bool(one.out) and (not one.passages or one.passages[-1].state == "kept") for one in found.changes
@@ -65,15 +67,47 @@ def _print(found: "Preview") -> None:
         output.warn(f"only the newest {found.scanned:,} changes were looked at")
 
 
+def _write(found: Iterable[str]) -> None:
+    for line in found:
+        output.data(output.visible(line))
+
+
+def _draw(one: "Traced") -> None:
+    """The same for a terminal, side by side as far as it has a place there."""
+    from rich.console import Console
+
+    from cdcflow.cli.side_by_side import grid
+
+    table = grid(one)
+    if table is None:
+        _write(lines(one))
+        return
+    _write([_heading(one)])
+    Console().print(table)
+    stop = one.passages[-1] if one.passages and one.passages[-1].state != "kept" else None
+    if stop is not None:
+        _write([f"  {stop.step} ✗ {stop.state}: {stop.reason}  [{stop.place}]"])
+    _write(_sent(one))
+
+
 def lines(one: "Traced") -> Iterable[str]:
-    """A change and its way, for a person."""
+    """A change and its way, line by line."""
+    yield _heading(one)
+    yield f"  {'came':<12} {_row(one.came)}"
+    yield from _way(one)
+    yield from _sent(one)
+
+
+def _heading(one: "Traced") -> str:
     came = one.came
     what = came.get("table")
     where = f"{came['schema']}.{what}" if what else f"message {came.get('prefix')}"
     key = ", ".join(f"{name}={_cut(value)}" for name, value in (came.get("key") or {}).items())
-    yield f"offset {one.offset}  {came['op']} {where}  {key}  {came['commit_time']}"
-    yield f"  {'came':<12} {_row(came)}"
-    before: list[Mapping[str, Any]] = [came]
+    return f"offset {one.offset}  {came['op']} {where}  {key}  {came['commit_time']}"
+
+
+def _way(one: "Traced") -> Iterable[str]:
+    before: list[Mapping[str, Any]] = [one.came]
     for passage in one.passages:
         if passage.state != "kept":
             yield f"  {passage.step:<12} ✗ {passage.state}: {passage.reason}  [{passage.place}]"
@@ -87,6 +121,9 @@ def lines(one: "Traced") -> Iterable[str]:
             for now in changes:
                 yield f"  {'':<12}   {_row(now)}"
         before = list(changes)
+
+
+def _sent(one: "Traced") -> Iterable[str]:
     for target, text in one.sent:
         yield f"  → {target}"
         for line in text.splitlines():

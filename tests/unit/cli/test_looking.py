@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from cdcflow.cli import output
 from cdcflow.delivery import CheckpointStore
 from cdcflow.model import Column, Op
 from cdcflow.testing.batches import make_batch, make_relation
@@ -73,6 +74,35 @@ def test_a_preview_shows_each_step_what_is_dropped_and_why_and_the_request(shop:
     assert "1 would go to webhook. Nothing was sent" in shown.output
     assert "s3cret" not in shown.output
     assert "t0ken" not in shown.output
+
+
+def test_on_a_terminal_the_steps_stand_side_by_side(
+    shop: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = run("flow", "preview", "paid", "--last", "2")
+    assert shown.exit_code == 0, shown.output
+    lines = [line.split() for line in shown.output.splitlines()]
+    assert ["came", "filter", "set", "mask"] in lines
+    assert ["id", "39", "39", "39", "39"] in lines
+    assert ["gross", '"12.0"', '"12.0"'] in lines
+    [masked] = [line for line in lines if line[:2] == ["email", '"a@b.c"'] and len(line) > 2]
+    assert masked[:4] == ["email", '"a@b.c"', '"a@b.c"', '"a@b.c"']
+    assert masked[4] != '"a@b.c"'
+    assert ["op", "insert", "✗", "dropped"] in lines
+    assert "filter ✗ dropped: does not fulfil the condition  [flows/paid.yaml:4:" in shown.output
+    assert "webhook-id: paid:0/140:1" in shown.output
+
+
+def test_where_a_step_makes_several_they_stand_below_each_other_on_a_terminal(
+    shop: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "on_terminal", lambda: True)
+    step = "  - python: {file: twice.py}\n"
+    (shop / "twice.py").write_text("def transform(change):\n    return [change, change]\n")
+    write(shop, "paid", f"from: [public.orders]\nto: hook\ntransforms:\n{step}")
+    assert "makes 2 of 1" in run("flow", "preview", "paid", "--last", "1").output
 
 
 def test_a_preview_moves_no_checkpoint_and_makes_no_file(shop: Path, run: Run) -> None:
