@@ -11,11 +11,12 @@ from typing import Any
 import orjson
 
 from cdcflow.config import Config
+from cdcflow.config.problems import nearest
 from cdcflow.delivery import Letter, LetterStore, Selection
 from cdcflow.delivery.payload import unpack
 from cdcflow.engine import control
 from cdcflow.engine.places import Places
-from cdcflow.errors import CdcflowError
+from cdcflow.errors import CdcflowError, ConfigurationError
 from cdcflow.sink.event import event
 
 #: How many letters are asked for at once. An answer may take as long as the destination does for them.
@@ -51,19 +52,26 @@ def cause_name(cause: str) -> str:
 
 def chosen(config: Config, choice: Choice) -> list[Letter]:
     """The letters that are meant, in the order of the journal. Raises CdcflowError for a number that there is
-    no letter of."""
+    no letter of, ConfigurationError for a flow that there is not, unless it has left letters behind."""
     with _store(config) as store:
-        if store is None:
-            found = []
-        else:
-            which = Selection(flow=choice.flow, since=choice.since, until=choice.until)
-            found = store.select(which)
+        found = []
+        if store is not None:
+            found = store.select(Selection(flow=choice.flow, since=choice.since, until=choice.until))
+        if choice.flow is not None and choice.flow not in config.flows and not _left(store, choice.flow):
+            raise ConfigurationError(
+                f"there is no flow {choice.flow!r}, and no dead letter of one",
+                hint=nearest(choice.flow, config.flows),
+            )
     missing = set(choice.numbers) - {letter.number for letter in found}
     if missing:
         raise CdcflowError(
             f"there is no dead letter {min(missing)}", hint="`cdcflow deadletters list` shows them"
         )
     return [letter for letter in found if _fits(letter, choice)]
+
+
+def _left(store: LetterStore | None, flow: str) -> bool:
+    return store is not None and bool(store.select(Selection(flow=flow)))
 
 
 def _fits(letter: Letter, choice: Choice) -> bool:

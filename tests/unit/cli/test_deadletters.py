@@ -97,6 +97,14 @@ def test_dead_letters_are_listed_and_chosen_by_cause_and_key(letters: LetterStor
     assert "2 parked behind them" in run("deadletters", "list").stderr
 
 
+def test_a_misspelt_flow_is_no_empty_list(letters: LetterStore, run: Run) -> None:
+    for command in ("list", "retry", "export"):
+        result = run("deadletters", command, "--flow", "ordres")
+        assert result.exit_code == 2, command
+        assert "there is no flow 'ordres', and no dead letter of one" in result.stderr
+        assert "orders" in result.stderr
+
+
 def test_one_letter_is_shown_with_its_change(letters: LetterStore, run: Run) -> None:
     found = json.loads(run("deadletters", "show", "2", "--json").stdout)
     assert found["event"]["new"] == {"id": "2", "note": "secret 2", "status": None}
