@@ -6,6 +6,7 @@ pytest --dsn postgresql://  the user's own server instead of ours
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +145,8 @@ def newest_postgres(
     database.drop()
 
 
-@pytest.fixture
-def own_server(postgres_version: int | str, pytestconfig: pytest.Config) -> Iterator[OwnServer]:
-    """Makes and starts servers that the test may stop, kill and reconfigure; takes `Server`'s keywords."""
-    if postgres_version == FOREIGN:
-        pytest.skip("needs a server that it may stop, which the one of --dsn is not")
-    binaries = _available(pytestconfig)[int(postgres_version)]
+@contextmanager
+def _owned(binaries: Binaries) -> Iterator[OwnServer]:
     made: list[Server] = []
 
     def make(**options: Any) -> Server:
@@ -159,6 +156,27 @@ def own_server(postgres_version: int | str, pytestconfig: pytest.Config) -> Iter
         server.start()
         return server
 
-    yield make
-    for server in made:
-        server.destroy()
+    try:
+        yield make
+    finally:
+        for server in made:
+            server.destroy()
+
+
+@pytest.fixture
+def own_server(postgres_version: int | str, pytestconfig: pytest.Config) -> Iterator[OwnServer]:
+    """Makes and starts servers that the test may stop, kill and reconfigure; takes `Server`'s keywords."""
+    if postgres_version == FOREIGN:
+        pytest.skip("needs a server that it may stop, which the one of --dsn is not")
+    with _owned(_available(pytestconfig)[int(postgres_version)]) as make:
+        yield make
+
+
+@pytest.fixture
+def own_newest_server(pytestconfig: pytest.Config) -> Iterator[OwnServer]:
+    """As `own_server`, once: of the newest version found."""
+    found = _available(pytestconfig)
+    if pytestconfig.getoption("--dsn") or not found:
+        pytest.skip("needs a server that it may stop")
+    with _owned(found[max(found)]) as make:
+        yield make

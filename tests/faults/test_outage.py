@@ -8,6 +8,6 @@ from faults.outage import outage
 
 
 def test_an_outage_costs_nobody_else_anything_and_everything_comes_afterwards(
-    own_server: OwnServer, tmp_path: Path
+    own_newest_server: OwnServer, tmp_path: Path
 ) -> None:
-    outage(tmp_path, own_server(), changes=3_000, together=False, hurry=True)
+    outage(tmp_path, own_newest_server(), changes=3_000, together=False, hurry=True)
