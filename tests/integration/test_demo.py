@@ -112,6 +112,9 @@ def test_an_interrupted_demo_stops_everything_and_removes_nothing(
     said = folder / "said"
     eventually(lambda: "deliveries" in said.read_text(), timeout=LONG, what="the first line about what flows")
     project = Project(folder / "run-1")
+    kept = (project.configuration, project.warehouse, project.received)
+    # The first line may be told before the first delivery of either flow.
+    eventually(lambda: all(path.exists() for path in kept), timeout=LONG, what="the first deliveries")
     status = control.status(project.state)
     assert status is not None
     pids = [status["engine"]["pid"], servers_pid(project)]
@@ -119,7 +122,7 @@ def test_an_interrupted_demo_stops_everything_and_removes_nothing(
     demo.communicate(timeout=LONG)
     assert demo.returncode == 0, said.read_text()
     eventually(lambda: all(map(is_gone, pids)), what="the end of the engine and the server")
-    assert all(path.exists() for path in (project.configuration, project.warehouse, project.received))
+    assert all(path.exists() for path in kept)
     assert list(verify(project.journal)) == []
     assert "What to look at next" in said.read_text()
 
