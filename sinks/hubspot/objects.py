@@ -127,7 +127,7 @@ class Objects:
         if ids:
             inputs = [{"id": identity} for identity in sorted(set(ids.values()))]
             reply = await self._client.call("POST", f"{self._path}/archive", {"inputs": inputs})
-            if reply.status not in (200, 204):
+            if reply.status != 204:
                 error = failure(reply)
                 if error is None:
                     said = reply.data if isinstance(reply.data, Mapping) else {}
@@ -243,7 +243,7 @@ class Objects:
                 inputs.append(one)
             what = "archive" if association.label is None else "labels/archive"
             reply = await self._client.call("POST", f"{path}/{what}", {"inputs": inputs})
-            if reply.status not in (200, 204):
+            if reply.status != 204:
                 raise failure(reply) or Permanent(
                     f"HubSpot does not remove associations with {association.to} ({reply.status})",
                     hint="look whether the label of `associate` still exists",
@@ -263,7 +263,7 @@ class Objects:
             for one in inputs:
                 one["types"] = [_label(association.label)]
             reply = await self._client.call("POST", f"{path}/create", {"inputs": inputs})
-        if reply.status not in (200, 201, 207):
+        if reply.status not in (200, 201, 207) or not isinstance(reply.data, Mapping):
             error = failure(reply)
             if error is not None:
                 raise error

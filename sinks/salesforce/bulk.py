@@ -106,10 +106,11 @@ class Bulk:
         self._remember(job)
         path = f"/jobs/ingest/{job['id']}"
         reply = await self._client.call("PUT", f"{path}/batches", csv=data)
-        if reply.status not in (200, 201):
+        # Nothing but its own answer: what is 200 to somebody in between is a job without data.
+        if reply.status != 201:
             raise failure(reply) or Transient("Salesforce does not take the data of a bulk job")
         reply = await self._client.call("PATCH", path, {"state": "UploadComplete"})
-        if reply.status != 200:
+        if reply.status != 200 or not isinstance(reply.data, Mapping):
             raise failure(reply) or Transient("Salesforce does not begin a bulk job")
         return job
 
@@ -129,6 +130,8 @@ class Bulk:
                 raise Transient("a bulk job is gone")
             if info.get("state") in _OVER:
                 return info
+            if info.get("state") == "Open":
+                raise Transient("a bulk job has not begun")  # nor will it by itself
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, LONGEST_POLL)
 
@@ -172,8 +175,10 @@ class Bulk:
         if reply.status != 200:
             raise failure(reply) or Transient("Salesforce does not say what became of a bulk job")
         try:
-            text = io.StringIO(reply.body.decode(), newline="")
-            return [{k: v for k, v in row.items() if k and v is not None} for row in csv.DictReader(text)]
+            rows = csv.DictReader(io.StringIO(reply.body.decode(), newline=""))
+            if "sf__Id" not in (rows.fieldnames or ()):
+                raise csv.Error
+            return [{k: v for k, v in row.items() if k and v is not None} for row in rows]
         except (UnicodeDecodeError, csv.Error):
             raise Transient("Salesforce answered with something that is not CSV") from None
 

@@ -368,7 +368,7 @@ def test_an_association_that_is_not_there_to_be_made_leaves_the_former_one_remov
     assert firms.found() == []
 
 
-@pytest.mark.parametrize("kind", ["reset", "reset_after", "fail_after"])
+@pytest.mark.parametrize("kind", ["reset", "reset_after", "fail_after", "garbage"])
 @pytest.mark.parametrize("call", ["associate/default", "batch/archive"])
 def test_an_association_that_nobody_knows_of_is_not_left_behind(
     hubspot: HubSpot, tmp_path: Path, kind: FaultKind, call: str
@@ -417,6 +417,17 @@ def test_a_failed_call_loses_and_doubles_nothing(flow: Flow, fault: Fault) -> No
     flow.settings["timeout"] = "20s"
     assert flow.deliver(batch) is None
     assert len(flow.hubspot.account.living("contacts")) == 150
+
+
+def test_a_record_is_archived_when_hubspot_says_so(hubspot: HubSpot, tmp_path: Path) -> None:
+    """A page that somebody in between answers with, status 200, says nothing."""
+    flow = Flow(hubspot, tmp_path, deletes="archive")
+    assert flow.changes(customer(1)) is None
+    flow.hubspot.fault(Fault("garbage"), path="batch/archive")
+    assert isinstance(flow.changes(delete(CUSTOMERS, id="1")), Transient)
+    assert flow.record("1") is not None
+    assert flow.changes(delete(CUSTOMERS, id="1")) is None
+    assert flow.record("1") is None
 
 
 def test_the_token_may_be_replaced_while_the_flow_waits(flow: Flow) -> None:

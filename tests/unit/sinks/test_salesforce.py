@@ -441,6 +441,24 @@ def test_a_job_is_found_again_after_a_kill(salesforce: Salesforce, tmp_path: Pat
     assert not (tmp_path / "bulk.json").exists()
 
 
+@pytest.mark.parametrize(
+    "lost", [r"ingest$", "batches", r"ingest/\w+$", "successfulResults", "failedResults"]
+)
+def test_a_step_of_a_job_is_done_when_salesforce_says_so(
+    salesforce: Salesforce, tmp_path: Path, lost: str
+) -> None:
+    """A page that somebody in between answers with, status 200, says nothing: the step has not happened."""
+    flow = Flow(salesforce, tmp_path, bulk=10, fields={"LastName": "name"})
+    batch = flow.history.batch(*(person(i) for i in range(50)))
+    salesforce.fault("garbage", path=lost)
+    flow.deliver(batch)
+    failure = flow.deliver(batch)
+    assert failure is None
+    assert flow.upserts() == 0
+    assert len(salesforce.org.living("Contact")) == 50
+    assert not (tmp_path / "bulk.json").exists()
+
+
 def test_a_job_of_older_states_is_ended_before_newer_ones_are_sent(
     salesforce: Salesforce, tmp_path: Path
 ) -> None:

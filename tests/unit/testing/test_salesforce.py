@@ -138,15 +138,17 @@ def test_a_session_ends_and_the_limit_is_counted(salesforce: Salesforce, client:
     assert (answer.status_code, answer.json()[0]["errorCode"]) == (401, "INVALID_SESSION_ID")
 
 
+CONTACTS = {
+    "object": "Contact",
+    "operation": "upsert",
+    "externalIdFieldName": "Number__c",
+    "contentType": "CSV",
+    "lineEnding": "LF",
+}
+
+
 def job(client: httpx.Client, data: str) -> str:
-    wanted = {
-        "object": "Contact",
-        "operation": "upsert",
-        "externalIdFieldName": "Number__c",
-        "contentType": "CSV",
-        "lineEnding": "LF",
-    }
-    made = client.post(f"{DATA}/jobs/ingest", json=wanted).json()
+    made = client.post(f"{DATA}/jobs/ingest", json=CONTACTS).json()
     assert made["state"] == "Open"
     path = f"{DATA}/jobs/ingest/{made['id']}"
     assert client.put(f"{path}/batches", content=data.encode()).status_code == 201
@@ -188,3 +190,8 @@ def test_a_bulk_job_fails_or_is_aborted_with_unprocessed_rows(
     assert salesforce.org.find("Contact", "Number__c", "3") is None
     path = job(client, "Number__c,Nickname__c\n1,A\n")
     assert "Field name not found : Nickname__c" in client.get(path).json()["errorMessage"]
+    # Nobody has given this one its data.
+    made = client.post(f"{DATA}/jobs/ingest", json=CONTACTS).json()
+    path = f"{DATA}/jobs/ingest/{made['id']}"
+    assert client.patch(path, json={"state": "UploadComplete"}).status_code == 200
+    assert client.get(path).json()["state"] == "Failed"

@@ -134,6 +134,9 @@ class Bulk:
 
     def _work(self, job: Job) -> None:
         kind = self._org.types[job.object]
+        if not job.data:
+            job.state, job.error = "Failed", "InvalidBatch : the job has no data"
+            return
         job.header, rows = _rows(job)
         unknown = [name for name in job.header if name.split(".")[0] not in {*kind.fields, *_relations(kind)}]
         if unknown:
