@@ -26,7 +26,7 @@ class Placing:
     def __init__(self, board: Board, tail: int) -> None:
         self._board = board
         #: Offset at which the journal ends with what was seen and placed.
-        self._offset = tail
+        self.offset = tail
         #: Per table: what is watched in the stream.
         self._watched: dict[int, list[Task]] = {}
         #: Per table: the generation that the stream has shown last, and in which transaction.
@@ -48,13 +48,15 @@ class Placing:
 
     def see(self, batch: Batch) -> None:
         """What the stream brings, in order."""
-        self._offset += batch.count
+        self.offset += batch.count
         if not self._watched:
             return
         for group in batch.groups:
             tasks = self._watched.get(group.relation.oid)
             if not tasks or group.relation in (MESSAGES, BACKFILLS):
                 continue
+            for task in tasks:
+                task.fresh = False
             if group.relation.key and not group.relation.full:
                 for task in tasks:
                     task.changed.see(group)
@@ -88,7 +90,7 @@ class Placing:
                 item = self._placed_whole(arrival, at, reached)
             if item is not None:
                 count = item.count if isinstance(item, Chunk) else (item.batch.count if item.batch else 0)
-                self._offset += count
+                self.offset += count
                 return item
 
     def _placed_read(self, read: Read, at: Position, reached: int) -> Chunk | Marked | None:
@@ -152,6 +154,7 @@ class Placing:
             task.rows += packed.rows
             task.nbytes += whole.nbytes
             task.chunks += 1
+        task.fresh = False
         step = Step(task.work, rows=packed.rows, nbytes=whole.nbytes)
         return Chunk(packed, (), at, reached, step, task.request.flows)
 
@@ -168,16 +171,18 @@ class Placing:
         if turn.what == "begin":
             self.watch(task)
             marked = self._marked(task, "begin", at, reached, Step(task.work, "begun"))
-            task.began_at = self._offset + 1
+            task.began_at = self.offset + 1
             self._board.set(task, "copying" if task.whole else "begun")
             return marked
         if turn.what == "watch":
             task.changed.collecting = True
-            task.watched_at = self._offset
+            task.watched_at = self.offset
             self._board.set(task, "seeding")
             return None
         if turn.what == "empty":
             assert task.relation is not None
+            if task.fresh:
+                return None
             batch = emptied(task.relation, at, time.time_ns() // 1000, task.request.flows)
             return Marked(Step(task.work), replace(batch, committed=reached))
         if turn.what == "read":

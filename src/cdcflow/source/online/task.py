@@ -57,6 +57,8 @@ class Task:
     final: str = ""
     #: It has no key, and is read as a whole while the stream stands.
     whole: bool = False
+    #: Nothing of it is in the journal, so that there is nothing to empty before it is copied as a whole.
+    fresh: bool = False
 
     @property
     def work(self) -> str:
