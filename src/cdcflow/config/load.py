@@ -104,7 +104,8 @@ def load_parts(path: Path, texts: Texts | None = None) -> Parts:
     if path in wrong or source is None or engine is None or journal is None:
         return Parts(None, problems)
     sound = {name: flow for name, flow in flows.items() if flow.file not in wrong}
-    return Parts(Config(path, path.parent, source, journal, engine, sinks, sound, mask), problems)
+    refused = {file.stem: problems.error(file).told for file in sorted(wrong)}
+    return Parts(Config(path, path.parent, source, journal, engine, sinks, sound, mask, refused), problems)
 
 
 def flow_folder(path: Path, texts: Texts | None = None) -> Path | None:
