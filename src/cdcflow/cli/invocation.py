@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from cdcflow.config import Config
+    from cdcflow.config.problems import Problems
 
 DEFAULT_CONFIG = Path("cdcflow.yaml")
 
@@ -29,15 +30,23 @@ def load_valid(context: typer.Context) -> "Config":
     """As `load_config`, but without the flows whose files are wrong, which are told on stderr: what is asked
     of the others, or of the engine, needs no file to be right but the main one."""
     from cdcflow.cli import output
+
+    config, problems = load_sound(context)
+    if problems:
+        error = problems.error()
+        output.warn(f"{error}" + (f" ({error.hint})" if error.hint else ""))
+    return config
+
+
+def load_sound(context: typer.Context) -> "tuple[Config, Problems]":
+    """The configuration without the flows whose files are wrong, and what is wrong with those. Raises
+    ConfigurationError where it is the main file that is wrong, with all that is wrong in any."""
     from cdcflow.config import load_parts
 
     parts = load_parts(invocation(context).config)
     if parts.config is None:
         raise parts.problems.error()
-    if parts.problems:
-        error = parts.problems.error()
-        output.warn(f"{error}" + (f" ({error.hint})" if error.hint else ""))
-    return parts.config
+    return parts.config, parts.problems
 
 
 def load_config(context: typer.Context) -> "Config":

@@ -312,23 +312,22 @@ class _Flows:
         if "from" not in data and not data.get("messages"):
             hint = "say which tables the flow reads, or with `messages` which logical messages"
             self._problems.add(place, dotted((*way, "from")), "is missing", hint)
-            return
-        if settings is None:
-            return
-        self._check_messages(document, way, settings)
-        self._check_tables(document, way, settings)
         texts = self._texts or {}
         context = StepContext(name, document.base, self._mask, code=texts)
-        steps = read_steps(document, (*way, "transforms"), settings.transforms, self._problems, context)
-        sink = self._sinks.get(settings.to)
-        if sink is None:
-            return
-        options = validate(
-            sink.plugin.options, document, (*way, "with"), self._problems, data=settings.options
-        )
-        if options is not None:
+        steps = read_steps(document, (*way, "transforms"), data.get("transforms"), self._problems, context)
+        sink = self._sinks.get(str(data.get("to")))
+        options = None
+        if sink is not None and isinstance(data.get("with", {}), dict):
+            options = validate(
+                sink.plugin.options, document, (*way, "with"), self._problems, data=data.get("with", {})
+            )
+        if options is not None and sink is not None:
             formulas = sink.plugin.formulas(options)
             steps += computed_step(document, (*way, "with"), formulas, self._problems, context)
+        if settings is not None:
+            self._check_messages(document, way, settings)
+            self._check_tables(document, way, settings)
+        if settings is not None and sink is not None and options is not None:
             self._flows[name] = Flow(
                 name,
                 settings.from_,

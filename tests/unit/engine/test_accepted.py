@@ -122,3 +122,17 @@ def test_an_inline_flow_that_does_not_fit_its_tables_keeps_the_main_file_from_be
     assert load(files.folder / "cdcflow.yaml") != running.config
     files.write("cdcflow.yaml", inline.replace("CONDITION", "note is null"))
     assert files.reload(after).refused == ()
+
+
+def test_a_refusal_says_all_that_is_wrong_with_the_file(files: Files) -> None:
+    good = "from: [orders]\nto: events\ntransforms:\n- filter: note is not null\n- set: {a: id + 1}\n"
+    files.write("flows/one.yaml", good)
+    running = files.start()
+    files.write("flows/one.yaml", good.replace("note", "noet").replace("id + 1", "idd + 1"))
+    [refused] = files.reload(running).refused
+    for word in ("2 things are wrong", "one.yaml:4", "'noet'", "did you mean note", "one.yaml:5", "'idd'"):
+        assert word in refused.message
+    files.write("flows/one.yaml", good.replace("not null", "nott null").replace("id + 1", "id +"))
+    [refused] = files.reload(running).refused
+    for word in ("2 things are wrong", "one.yaml:4", "one.yaml:5"):
+        assert word in refused.message

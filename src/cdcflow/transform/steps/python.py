@@ -22,7 +22,7 @@ from cdcflow.transform.derive import Made, derived, passed
 from cdcflow.transform.options import ColumnName, StepOptions
 from cdcflow.transform.python.host import Failed, Function, Host
 from cdcflow.transform.rows import assembled, has_old, is_op, joined, metas, new_columns, old_columns, packed
-from cdcflow.transform.step import Bound, Run, StepContext, StepError, StepPlugin
+from cdcflow.transform.step import Bound, Noted, Run, StepContext, StepError, StepPlugin
 from cdcflow.transform.steps.typenames import column_type
 from cdcflow.types.json import Json
 from cdcflow.types.numbers import Numeric
@@ -70,25 +70,36 @@ class _Python:
         options = self._options
         columns = passed(relation)
         places: list[int] = []
+        noted = Noted()
         for name, text in options.sets.items():
-            made = replace(column_type(text, ("sets", name)), name=name)
-            if name in relation.names:
-                place = relation.names.index(name)
-                if relation.columns[place].key and not relation.full:
-                    raise StepError(f"{name!r} is part of the key", way=("sets", name))
-                columns[place] = Made(made, None, "python")
-            else:
-                place = len(columns)
-                columns.append(Made(made, None, "python"))
-            places.append(place)
+            with noted.one():
+                made = replace(column_type(text, ("sets", name)), name=name)
+                if name in relation.names:
+                    place = relation.names.index(name)
+                    if relation.columns[place].key and not relation.full:
+                        raise StepError(
+                            f"{name!r} is part of the key",
+                            hint="have the function set another column",
+                            way=("sets", name),
+                        )
+                    columns[place] = Made(made, None, "python")
+                else:
+                    place = len(columns)
+                    columns.append(Made(made, None, "python"))
+                places.append(place)
+        with noted.one():
+            self._load()
+        noted.raise_all()
         # Under FULL, what the function sets identifies no row: nobody knows what it would have made of the
         # old row.
         output = derived(relation, columns)
+        return Bound((output,), _Calls(relation, output, places, options, self._host))
+
+    def _load(self) -> None:
         try:
             self._host.load()
         except Failed as error:
             raise StepError(str(error), hint=error.hint, way=("file",)) from error
-        return Bound((output,), _Calls(relation, output, places, options, self._host))
 
     def interrupt(self) -> None:
         self._host.interrupt()
@@ -290,6 +301,7 @@ python = StepPlugin(
     "python",
     Python,
     _Python,
+    makes=lambda options: options.sets,
     about="""\
 Calls a function of your own for every change (`batch: true`: for a list of changes), from a file in the
 configuration's directory. It returns the change, None to drop it, or a list of changes; with `batch`, a list
