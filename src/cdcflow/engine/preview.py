@@ -380,12 +380,11 @@ def misfit(config: Config, flow: Flow) -> str:
             except Misfit as error:
                 mistakes += error.mistakes
             except ConfigurationError as error:
-                return f"{error} ({error.hint})" if error.hint else str(error)
+                return error.told
             except CdcflowError:
                 continue
     finally:
         chain.close()
     if not mistakes:
         return ""
-    told = Misfit(by_place(mistakes))
-    return f"{told} ({told.hint})" if told.hint else str(told)
+    return Misfit(by_place(mistakes)).told

@@ -103,7 +103,8 @@ class StepContext:
     mask_key: SecretStr | None = None
     #: The source's tables, or those of the flow's warehouse that is named. Called when a step is bound.
     tables: Callable[[str | None], Tables] | None = None
-    #: What files of the configuration say, of those that are not to be read where they are.
+    #: What the files hold that steps are made of (`StepPlugin.files`). A step's that are not here are read
+    #: where they are.
     code: Mapping[Path, bytes] = field(default_factory=dict)
 
 
@@ -202,6 +203,11 @@ class StepPlugin:
     #: Columns that it makes, or makes anew, by its options; None: that shows with a table only. So that
     #: behind a step that does not fit, the steps which do not need those columns are judged, too.
     makes: Callable[[Any], Iterable[str] | None] = lambda _options: None
+    #: The files of the configuration's directory that it is made of, and what they hold: they are part of the
+    #: flow's revision. Asked with the options, that directory, and what reads a file (None: there is none).
+    files: Callable[[Any, Path, Callable[[Path], bytes | None]], Mapping[Path, bytes]] = (
+        lambda _options, _base, _read: {}
+    )
     #: For the reference: what it does, in Markdown, and a piece of a flow file.
     about: str = ""
     example: str = ""
