@@ -390,3 +390,37 @@ def test_whatever_is_wrong_with_one_flow_is_named_and_the_others_notice_nothing(
     assert project.flow("quiet")["state"] == "up to date"
     assert project.lines("quiet").count("close") == 0
     assert project.stop() == 0
+
+
+def test_an_imported_module_changes_a_flow_when_it_is_taken_over_and_not_when_its_process_restarts(
+    project: Project,
+) -> None:
+    (project.folder / "step.py").write_text(
+        "from helper import told\n\ndef transform(change):\n    return told(change)\n", encoding="utf-8"
+    )
+    helper = project.folder / "helper.py"
+    good = "def told(change):\n    change.new['note'] = 'WORD'\n    return change\n"
+    helper.write_text(good.replace("WORD", "first"), encoding="utf-8")
+    project.write(
+        "one",
+        "from: [public.orders]\nto: one\ntransforms:\n  - python: {file: step.py, sets: {note: text}}\n",
+    )
+    project.start(changes=20)
+    eventually(project.is_up_to_date("one", 20))
+    first = project.flow("one")["revision"]
+
+    helper.write_text("def told(:\n", encoding="utf-8")
+    eventually(lambda: "helper.py:1" in str(project.flow("one").get("refused")))
+    assert project.flow("one")["revision"] == first
+    pid = project.flow("one")["pid"]
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: project.flow("one").get("pid") not in (None, pid))
+    assert project.run("flow", "rewind", "one", "--to", "start", "--yes").exit_code == 0
+    eventually(project.is_up_to_date("one", 20))
+    assert project.flow("one")["revision"] == first
+
+    helper.write_text(good.replace("WORD", "second"), encoding="utf-8")
+    eventually(lambda: project.flow("one").get("revision") not in (None, first))
+    eventually(lambda: project.flow("one").get("refused") is None)
+    eventually(project.is_up_to_date("one", 20))
+    assert project.stop() == 0
