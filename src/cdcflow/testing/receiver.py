@@ -40,14 +40,14 @@ from typing import Any, ClassVar
 
 import orjson
 
+from cdcflow.testing.accepting import Acceptor
 from cdcflow.testing.threaded import Threaded
+from cdcflow.testing.waiting import TIMEOUT
 
 #: How far a timestamp may be from now (the specification's libraries use five minutes).
 TOLERANCE = 300.0
 #: What one request may bring; a webhook sink's batches are far below.
 LARGEST = 256 << 20
-#: How long `wait` waits unless told otherwise.
-TIMEOUT = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,23 +226,19 @@ class Receiver(Threaded):
             return list(self.requests)
 
     async def serve(self, ready: Callable[[], None]) -> None:
-        loop = self._begin()
+        self._begin()
         if self._record is not None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._record_fd = os.open(self._record, flags, 0o600)
         try:
-            server = await loop.create_server(
-                lambda: _Connection(self), self._host, self._port, backlog=1_024
-            )
-            self._port = server.sockets[0].getsockname()[1]
+            acceptor = Acceptor(self._listen(), lambda: _Connection(self))
             ready()
             try:
                 await self._stopping.wait()
             finally:
-                server.close()
+                await acceptor.close()
                 for connection in list(self._connections):
                     connection.abort()
-                await server.wait_closed()
         finally:
             if self._record_fd >= 0:
                 os.close(self._record_fd)

@@ -21,12 +21,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
 
+from cdcflow.testing.accepting import Acceptor, streams
 from cdcflow.testing.threaded import Threaded
+from cdcflow.testing.waiting import TIMEOUT
 
 #: What one request may bring: a Bulk API job takes 150 MB, tests take a hundredth of it.
 LARGEST = 64 << 20
-#: How long `wait` waits unless told otherwise.
-TIMEOUT = 20.0
 
 #: `refuse`: answered with the fault's `status` and `body`, nothing done. `fail_after`: done, and answered so
 #: all the same. `reset`: the connection is cut before anything is done, `reset_after`: when all is done.
@@ -186,22 +186,17 @@ class Service(Threaded):
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        server = await asyncio.start_server(connected, self._host, self._port, limit=1 << 20, backlog=256)
-        self._port = server.sockets[0].getsockname()[1]
+        acceptor = Acceptor(self._listen(), streams(connected, limit=1 << 20))
         ready()
         try:
             await self._stopping.wait()
         finally:
-            server.close()
-            # What was accepted just before is made a connection within three turns of the loop.
-            for _ in range(3):
-                await asyncio.sleep(0)
+            await acceptor.close()
             for writer in list(self._open):
                 writer.transport.abort()
             for task in list(tasks):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await server.wait_closed()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection: requests with Content-Length, one at a time (RFC 9112)."""
