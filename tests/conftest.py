@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cdcflow.errors import ConfigurationError
 from cdcflow.testing.binaries import Binaries, server_account
@@ -23,6 +24,10 @@ MATRIX = (15, 16, 17, 18)
 FOREIGN = "dsn"
 
 OwnServer = Callable[..., Server]
+
+# How long an example takes says something about the machine and its other processes, not about the code.
+settings.register_profile("cdcflow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("cdcflow")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

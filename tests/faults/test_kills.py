@@ -45,8 +45,12 @@ def test_nothing_is_lost_or_invented_whatever_is_killed_and_when(project: Projec
         for target in targets:
             time_to_kill = time.monotonic() + draw.uniform(0.1, 1.5)
             eventually(lambda: time.monotonic() > time_to_kill)  # noqa: B023
-            project.ensure_running()
-            eventually(lambda: kill(project, target, draw), timeout=60, interval=0.05)  # noqa: B023
+
+            def killed_one() -> bool:
+                project.ensure_running()
+                return kill(project, target, draw)  # noqa: B023
+
+            eventually(killed_one, interval=0.05, what=f"a kill of {target}")
             killed[target] += 1
     finally:
         chaos.stop()

@@ -33,7 +33,7 @@ def write(directory: Path, dsn: str, name: str = "cdcflow", **changed: str) -> P
 def cdcflow(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [*PROGRAM, *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL, **options
+        command, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL, **options
     )
 
 

@@ -1,20 +1,24 @@
 """The receiver that tests, demo and bench rely on."""
 
 import base64
+import gc
 import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import orjson
 import pytest
 from standardwebhooks import Webhook
 
+from cdcflow.testing.ports import PORTS
 from cdcflow.testing.receiver import Answer, Received, Receiver, verifier, verify
 from cdcflow.testing.waiting import eventually
 
@@ -141,10 +145,23 @@ def test_it_comes_back_on_the_port_that_it_had() -> None:
     connection.close()
     receiver.start()
     assert receiver.url == url
+    # None that an outgoing connection may be given meanwhile.
+    assert urlsplit(url).port in PORTS
     assert post(connection, b"y", {}) == 204
     connection.close()
     receiver.stop()
     assert [request.body for request in receiver.requests] == [b"x", b"y"]
+
+
+def test_connections_that_come_with_its_end_are_closed_with_it() -> None:
+    for _ in range(10):
+        with Receiver() as receiver:
+            address = ("127.0.0.1", urlsplit(receiver.url).port)
+            clients = [socket.create_connection(address) for _ in range(20)]
+        for client in clients:
+            client.close()
+    # What nobody has closed is a warning, and warnings are errors.
+    gc.collect()
 
 
 def test_a_port_that_is_taken_is_an_error() -> None:
