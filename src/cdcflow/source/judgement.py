@@ -411,7 +411,7 @@ def _first_load(situation: Situation) -> Iterator[Finding]:
         "first load",
         f"nothing tells the rows of {names(table.qualified for table in tables)} apart: at the first start"
         f" they are read in one transaction each (about {size:,.0f} MB in all) while all changes wait",
-        "give them a primary key that is their replica identity, or exclude them in source.tables, or bear it",
+        "give them a primary key that is their replica identity, exclude them in source.tables, or bear it",
     )
 
 

@@ -22,9 +22,6 @@ log = logging.getLogger(__name__)
 
 #: Tables that are read at the same time: one waits for the stream while others are read.
 AT_ONCE = 4
-#: Changes before the journal's end in which those may be that a new snapshot has not seen: those of the
-#: transactions that were just committed, one per session of the server at most.
-SEED = 50_000
 #: The journal is kept from the last word of a backfill on, so a waiting one says that it is still there.
 NOTE_EVERY = 30.0
 
@@ -321,9 +318,11 @@ class Coordinator:
         self._tables.plan(task)
         if task.state == "failed":
             return
-        start = max(min(task.began_at, task.watched_at - SEED), 0)
+        groups = [
+            group for start, end in task.look_at for group in self._tables.journaled(task.oid, start, end)
+        ]
         task.state = "seeded"
-        self._board.arrive(Seed(task, self._tables.journaled(task.oid, start, task.watched_at)))
+        self._board.arrive(Seed(task, groups))
 
     def _replan(self, task: Task) -> None:
         """The table has other files: all of these must be read."""
