@@ -210,7 +210,8 @@ class Redelivery:
             await sink.prepare([group.relation for group in run.groups])
         try:
             async with self._handover.attempt():
-                await self._hand(sink, run, [one.offset for one in placed])
+                handing = self._hand(sink, run, [one.offset for one in placed])
+                await self._handover.in_time(handing, len(placed))
         except DeliveryError as error:
             found = await self._refused(
                 [(placed[i], why, error.answers.get(i, "")) for i, why in error.refused.items()]

@@ -639,6 +639,36 @@ def test_a_flow_that_waits_for_its_destination_stops_at_once(bench: Bench) -> No
     asyncio.run(run())
 
 
+def test_a_letter_that_hangs_is_given_up_after_the_deadline_and_holds_up_nothing(bench: Bench) -> None:
+    class Hanging(RefusingSink):
+        hangs = False
+
+        async def write(self, batch: Batch) -> None:
+            if self.hangs and any(change.key == ("1",) for change in batch.changes()):
+                await asyncio.Event().wait()
+            await super().write(batch)
+
+    bench.source.change([(1, "bad"), (1, "c")])
+    sink = Hanging("bad")
+    worker = bench.worker(sink, deadline=0.2)
+
+    async def test() -> None:
+        await until(lambda: worker.report().checkpoint == 2)
+        sink.refused.clear()
+        sink.hangs = True
+        with pytest.raises(CdcflowError, match="not written 1 change"):
+            await worker.deliver_letters(bench.kept("dead"), force=False)
+        bench.source.change([(2, "new")])
+        await until(lambda: ("2", "new") in sink.taken)
+        assert (worker.report().dead, worker.report().parked) == (1, 1)
+        sink.hangs = False
+        await worker.deliver_letters(bench.kept("dead"), force=False)
+        await until(lambda: worker.report().parked == 0)
+
+    during(worker, test)
+    assert [note for key, note in sink.taken if key == "1"] == ["bad", "c"]
+
+
 def test_a_write_that_hangs_is_given_up_after_its_deadline(bench: Bench) -> None:
     class Hanging(ScriptedSink):
         hung = False
