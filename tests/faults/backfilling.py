@@ -231,7 +231,7 @@ def run(
         targets = [TARGETS[i % len(TARGETS)] for i in range(kills)]
         draw.shuffle(targets)
         for number, target in enumerate(targets):
-            due = time.monotonic() + seconds / kills * draw.uniform(0.4, 0.9)
+            due = time.monotonic() + seconds / kills * draw.uniform(0.3, 0.7)
             eventually(lambda: time.monotonic() > due, timeout=patience)  # noqa: B023
             project.ensure_running()
             what = f"a {target} to be killed"
