@@ -242,9 +242,9 @@ def run(
         _wait(
             project, lambda: state_of(project, name).get("state") in ("done", "failed"), patience, "its end"
         )
+        eventually(lambda: changing.transactions > 100, what="a hundred transactions")
         changing.stop()
         assert state_of(project, name)["state"] == "done", project.last_words()
-        assert changing.transactions > 100
         project.wait_until_streaming()
         project.drain(patience)
     finally:

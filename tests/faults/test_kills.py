@@ -57,10 +57,10 @@ def test_nothing_is_lost_or_invented_whatever_is_killed_and_when(
 
             eventually(killed_one, interval=0.05, what=f"a kill of {target}")
             killed[target] += 1
+        eventually(lambda: chaos.transactions > 100, what="a hundred transactions")
     finally:
         chaos.stop()
     assert set(killed.values()) == {kills}
-    assert chaos.transactions > 100
     project.wait_until_streaming()
     project.drain()
     project.stop()
