@@ -171,6 +171,57 @@ def test_many_parked_changes_go_out_behind_one_retry(bench: Bench) -> None:
     assert [note for _, note in sink.taken] == ["bad", *map(str, range(250))]
 
 
+def test_a_rate_holds_back_what_is_parked_behind_a_letter_too_and_not_what_is_new(bench: Bench) -> None:
+    sink = RefusingSink("bad")
+    bench.source.change([(1, "bad"), *((1, str(i)) for i in range(5))])
+    worker = bench.worker(sink)
+
+    async def test() -> None:
+        await until(lambda: worker.report().checkpoint == 6)
+        sink.refused.clear()
+        began = time.monotonic()
+        await worker.deliver_letters(bench.kept("dead"), force=False, rate=10)
+        assert sink.taken == [("1", "bad")]
+        assert worker.report().parked == 5
+        # A change of another row waits for none of them.
+        bench.source.change([(2, "new")])
+        await until(lambda: ("2", "new") in sink.taken)
+        await until(lambda: worker.report().parked == 0)
+        # One letter at the beginning, and then at least a tenth of a second for each that went before it;
+        # at most so many at once as go out in a second.
+        assert time.monotonic() - began >= 0.1
+
+    during(worker, test)
+    assert [note for key, note in sink.taken if key == "1"] == ["bad", *map(str, range(5))]
+    assert bench.kept() == []
+
+
+def test_a_rate_of_less_than_what_is_parked_takes_its_time_and_ends_with_it(bench: Bench) -> None:
+    sink = RefusingSink("bad")
+    bench.source.change([(1, "bad"), (1, "a"), (1, "b"), (1, "c")])
+    worker = bench.worker(sink)
+
+    async def test() -> None:
+        await until(lambda: worker.report().checkpoint == 4)
+        sink.refused.clear()
+        began = time.monotonic()
+        await worker.deliver_letters(bench.kept("dead"), force=False, rate=1.9)
+        await until(lambda: worker.report().parked == 0)
+        assert time.monotonic() - began >= 3 / 1.9
+        # Later letters go out as fast as they can.
+        sink.refused.add("bad")
+        bench.source.change([(1, "bad"), *((1, str(i)) for i in range(20))])
+        await until(lambda: worker.report().checkpoint == 25)
+        sink.refused.clear()
+        began = time.monotonic()
+        await worker.deliver_letters(bench.kept("dead"), force=False)
+        await until(lambda: worker.report().parked == 0)
+        assert time.monotonic() - began < 20 / 1.9
+
+    during(worker, test)
+    assert bench.kept() == []
+
+
 def test_letters_hold_over_a_restart(bench: Bench) -> None:
     bench.source.change([(1, "bad"), (1, "c")])
     first = bench.worker(RefusingSink("bad"))
