@@ -39,6 +39,11 @@ class CdcflowError(Exception):
         super().__init__(message)
         self.hint = hint
 
+    @property
+    def told(self) -> str:
+        """Message and hint in one."""
+        return f"{self} ({self.hint})" if self.hint else str(self)
+
 
 class ConfigurationError(CdcflowError):
     """What the user wrote is wrong. Names file, line and key where they are known."""

@@ -39,7 +39,7 @@ SCHEMA = f"""
 
 FLOWS = ("dead", "live", "warehouse")
 #: Seconds that a request may take: the receiver hangs for longer than anybody waits.
-REQUEST_TIMEOUT = 1.0
+REQUEST_TIMEOUT = 3.0
 #: The worker of the dead flow holds two batches and a frame, whatever waits in the journal. What an allocator
 #: takes beyond that, in bytes.
 GROWTH = 48 << 20
@@ -89,12 +89,12 @@ def configured(directory: Path, server: Server, *, dead: str, live: str, togethe
     """An engine with a flow to each of two webhooks, and a warehouse."""
     made = Project(directory, server)
     made.hooked = ("orders",)
-    hook = f"type: webhook, allow: [127.0.0.1], timeout: {REQUEST_TIMEOUT}s"
+    hook = "type: webhook, allow: [127.0.0.1]"
     (directory / "cdcflow.yaml").write_text(
         f"source: {{dsn: '{made.dsn}', tables: [public.orders]}}\n"
         "journal: {segment_size: 4MB}\n"
         "sinks:\n"
-        f"  dead: {{{hook}, url: '{dead}', batch: {str(together).lower()}}}\n"
+        f"  dead: {{{hook}, url: '{dead}', batch: {str(together).lower()}, timeout: {REQUEST_TIMEOUT}s}}\n"
         f"  live: {{{hook}, url: '{live}', batch: true}}\n"
         "  warehouse: {type: duckdb, path: warehouse.duckdb}\n"
         f"flows: [{', '.join(f'{{name: {name}, from: [public.orders], to: {name}}}' for name in FLOWS)}]\n"
@@ -129,7 +129,7 @@ def outage(directory: Path, server: Server, *, changes: int, together: bool, hur
             with _down(back, Answer(hang=True)) as hung:
                 _trade(project, watch, part, part)
                 changed()
-                _hears(project, watch, "did not answer within 1 s")
+                _hears(project, watch, f"did not answer within {REQUEST_TIMEOUT:g} s")
             with _down(back, Answer(503)) as refused:
                 _trade(project, watch, 2 * part, changes - 2 * part)
                 changed()

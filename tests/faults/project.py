@@ -18,6 +18,7 @@ import psycopg
 from cdcflow.demo.compare import Ask, compare
 from cdcflow.demo.deliveries import check
 from cdcflow.engine import control
+from cdcflow.errors import EnvironmentFault
 from cdcflow.journal import Reader, verify
 from cdcflow.model import parse_lsn
 from cdcflow.source.judgement import Wishes
@@ -258,7 +259,11 @@ class Project:
             raise AssertionError(f"the engine did not stop: {self.last_words()}") from None
 
     def status(self) -> dict[str, Any] | None:
-        return control.status(self.state)
+        """None where no engine runs, or it is too busy to answer, or ends while it does."""
+        try:
+            return control.status(self.state)
+        except EnvironmentFault:
+            return None
 
     def last_words(self) -> str:
         return self.log.read_text(errors="replace")[-3000:]

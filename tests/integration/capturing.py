@@ -14,7 +14,7 @@ from cdcflow.model import Batch, Change
 from cdcflow.source.capture import Capture, CaptureSettings
 from cdcflow.testing.database import Database
 from cdcflow.testing.journals import read_all
-from cdcflow.testing.waiting import eventually
+from cdcflow.testing.waiting import TIMEOUT, eventually
 
 
 def publish(postgres: Database, *tables: str) -> None:
@@ -58,7 +58,7 @@ class Running:
 
     def join(self) -> BaseException | None:
         """Waits until it has ended by itself, and gives the error that ended it."""
-        self._thread.join(30)
+        self._thread.join(TIMEOUT)
         assert not self._thread.is_alive(), "capture goes on"
         return self.error
 

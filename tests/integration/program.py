@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cdcflow.engine import control
+from cdcflow.errors import EnvironmentFault
 from cdcflow.testing.waiting import eventually
 
 PROGRAM = [sys.executable, "-c", "from cdcflow.cli.main import main; main()"]
@@ -33,7 +34,7 @@ def write(directory: Path, dsn: str, name: str = "cdcflow", **changed: str) -> P
 def cdcflow(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [*PROGRAM, *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL, **options
+        command, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL, **options
     )
 
 
@@ -46,7 +47,10 @@ def running(config: Path, state: Path) -> Iterator[subprocess.Popen[str]]:
     try:
 
         def streaming() -> bool:
-            status = control.status(state)
+            try:
+                status = control.status(state)
+            except EnvironmentFault:  # it is busy with its start
+                return False
             return status is not None and status["capture"]["state"] == "streaming"
 
         eventually(streaming, timeout=60, what="the engine's start")

@@ -16,12 +16,12 @@ from cdcflow.model import Batch, Change, join, parse_lsn
 from cdcflow.sink import FlowContext, SinkOptions
 from cdcflow.testing.database import Database
 from cdcflow.testing.journals import read_all
-from cdcflow.testing.waiting import eventually
+from cdcflow.testing.waiting import TIMEOUT, eventually
 from cdcflow_sinks.duckdb import DuckDBSettings, DuckDBSink
 from integration.capturing import changes
 
 
-def captured(postgres: Database, journal: Path, timeout: float = 30) -> list[Change]:
+def captured(postgres: Database, journal: Path, timeout: float = TIMEOUT) -> list[Change]:
     """Waits until the journal holds all that is committed by now, and gives all of its changes."""
     wait_for(postgres, journal, timeout)
     return changes(journal)
@@ -30,7 +30,7 @@ def captured(postgres: Database, journal: Path, timeout: float = 30) -> list[Cha
 def wait_for(
     postgres: Database,
     journal: Path,
-    timeout: float = 30,
+    timeout: float = TIMEOUT,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> None:
     """Waits until the journal holds all that is committed by now."""

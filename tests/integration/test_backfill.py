@@ -27,6 +27,8 @@ from cdcflow.testing.waiting import eventually
 from integration.capturing import Running, capturing, changes, make_slot, memory_bounded, publish
 
 MINUTE = 60.0
+#: Rows per second of a backfill of 20,000 that something is to happen in the middle of.
+RATE = 5_000
 
 
 @pytest.fixture
@@ -182,7 +184,7 @@ def test_a_backfill_is_paused_for_as_long_as_one_likes_and_goes_on_where_it_was(
     publish(postgres, "t")
     journal = tmp_path / "journal"
     with backfilling(postgres, tmp_path, requests) as running:
-        request = requests.add(Request("", ("public.t",), rate=10_000))
+        request = requests.add(Request("", ("public.t",), rate=RATE))
         eventually(lambda: journal_offset(journal) > 2, timeout=MINUTE)
         requests.wish(request.name, "pause")
         paused = eventually(
@@ -217,7 +219,7 @@ def test_sessions_that_the_server_ends_for_their_idleness_make_no_difference_to_
         for setting in ("idle_in_transaction_session_timeout", "idle_session_timeout"):
             postgres.execute(sql.SQL("ALTER ROLE {} SET {} = '1s'").format(name, sql.Identifier(setting)))
         with backfilling(postgres, tmp_path, requests, dsn=dsn) as running:
-            request = requests.add(Request("", ("public.t",), rate=10_000))
+            request = requests.add(Request("", ("public.t",), rate=RATE))
             eventually(lambda: journal_offset(tmp_path / "journal") > 2, timeout=MINUTE)
             requests.wish(request.name, "pause")
             eventually(
@@ -303,7 +305,7 @@ def test_what_makes_a_table_unreadable_mid_way_fails_and_never_counts_as_done(
         postgres.execute(sql.SQL("GRANT SELECT ON t TO {}").format(sql.Identifier(role)))
         postgres.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(sql.Identifier(role)))
         with backfilling(postgres, tmp_path, requests, dsn=dsn) as running:
-            request = requests.add(Request("", ("public.t",), rate=10_000))
+            request = requests.add(Request("", ("public.t",), rate=RATE))
             eventually(lambda: journal_offset(tmp_path / "journal") > 2, timeout=MINUTE)
             postgres.execute(statement.replace("reader", f'"{role}"'))
             failed = ended(requests, request)

@@ -77,7 +77,7 @@ class Shop:
 
     def events(self) -> list[dict[str, Any]]:
         files = sorted((self.directory / "events").rglob("*.jsonl"))
-        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        return [json.loads(line) for file in files for line in file.read_text().split("\n")[:-1]]
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def run(config: Path, *words: str) -> Result:
     return CliRunner().invoke(app, ["-c", str(config), "backfill", *words])
 
 
-def begun(config: Path, rate: int = 5_000) -> str:
+def begun(config: Path, rate: int = 3_000) -> str:
     """Starts a backfill, and waits until some of its rows have come; its name."""
     started = run(config, "start", "public.t", "--rate", str(rate))
     assert started.exit_code == 0, started.stderr

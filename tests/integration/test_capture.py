@@ -249,7 +249,7 @@ def test_rows_that_change_during_the_backfill_are_neither_lost_nor_doubled(
                     rows[int(str(new["id"]))] = int(str(new["n"]))
             return rows
 
-        eventually(lambda: state() == expected, timeout=30, interval=0.3, what="the source's state")
+        eventually(lambda: state() == expected, interval=0.3, what="the source's state")
     assert_sound(journal)
 
 
@@ -418,7 +418,9 @@ def test_a_wal_sender_timeout_shorter_than_a_full_disk_does_not_end_the_session(
             full["now"] = True
             postgres.execute("INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 50000) g")
             eventually(lambda: full["refused"] >= 5, what="five seconds of a full disk")
-            assert running.latest["state"] == "waiting for disk"
+            eventually(
+                lambda: running.latest["state"] == "waiting for disk", what="the full disk in the report"
+            )
             assert walsender(postgres) == pid, "the session was ended"
             full["now"] = False
             journaled(journal, 50_000)

@@ -9,7 +9,7 @@ import pytest
 
 from cdcflow.testing.database import Database
 from cdcflow.testing.proxy import Proxy
-from cdcflow.testing.waiting import eventually
+from cdcflow.testing.waiting import TIMEOUT, eventually
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_stalled_connection_says_nothing_until_it_is_resumed(proxy: Proxy) -> 
     connection.flush()
     assert select.select([connection.socket], [], [], 0.3)[0] == []
     proxy.resume()
-    assert select.select([connection.socket], [], [], 10)[0] != []
+    assert select.select([connection.socket], [], [], TIMEOUT)[0] != []
     outer.close()
 
 
@@ -57,7 +57,7 @@ def test_a_stalled_connection_can_be_cut(proxy: Proxy) -> None:
     connection.send_query(b"SELECT 1")
     connection.flush()
     proxy.cut()
-    assert select.select([connection.socket], [], [], 10)[0] != []
+    assert select.select([connection.socket], [], [], TIMEOUT)[0] != []
     with pytest.raises(psycopg.OperationalError):
         connection.consume_input()
     assert proxy.connections == 0

@@ -14,7 +14,7 @@ import pytest
 
 from cdcflow.source.tail import PREFIX
 from cdcflow.testing.database import Database
-from cdcflow.testing.waiting import eventually
+from cdcflow.testing.waiting import TIMEOUT, eventually
 from integration.capturing import publish
 
 MAIN = "from cdcflow.cli.main import main; main()"
@@ -44,7 +44,7 @@ class Tail:
     def lines(self, count: int) -> list[str]:
         """Waits for so many lines of data."""
         return eventually(
-            lambda: found if len(found := self._data.read_text().splitlines()) >= count else [],
+            lambda: found if len(found := self._data.read_text().split("\n")[:-1]) >= count else [],
             what=f"{count} lines; {self.words}",
         )
 
@@ -53,12 +53,12 @@ class Tail:
 def tailing(directory: Path, *arguments: str, program: str = MAIN) -> Iterator[Tail]:
     tail = Tail(directory, *arguments, program=program)
     try:
-        eventually(lambda: "watching" in tail.words or tail.process.poll() is not None, timeout=30)
+        eventually(lambda: "watching" in tail.words or tail.process.poll() is not None)
         assert tail.process.poll() is None, tail.words
         yield tail
     finally:
         tail.process.send_signal(signal.SIGTERM)
-        assert tail.process.wait(30) == 0, tail.words
+        assert tail.process.wait(TIMEOUT) == 0, tail.words
 
 
 def leftovers(postgres: Database) -> list[str]:
@@ -99,7 +99,7 @@ def test_a_signal_ends_it_at_once_on_a_quiet_database(postgres: Database, tmp_pa
         postgres.execute("INSERT INTO orders VALUES (1)")
         tail.lines(1)
         tail.process.send_signal(signal.SIGINT)
-        assert tail.process.wait(30) == 0, tail.words
+        assert tail.process.wait(TIMEOUT) == 0, tail.words
     assert leftovers(postgres) == []
 
 
@@ -124,7 +124,7 @@ def test_watching_does_not_break_updates_of_a_table_without_a_key(postgres: Data
 def test_what_a_killed_tail_left_is_dropped_by_the_next(postgres: Database, tmp_path: Path) -> None:
     postgres.execute("CREATE TABLE t (id int PRIMARY KEY)")
     tail = Tail(tmp_path, postgres.dsn)
-    eventually(lambda: "watching" in tail.words, timeout=30)
+    eventually(lambda: "watching" in tail.words)
     tail.process.kill()
     tail.process.wait()
     [orphan] = [name for name in leftovers(postgres) if name.endswith("_all")]
@@ -161,7 +161,7 @@ def test_a_pattern_that_matches_nothing_is_an_error(
     postgres: Database, tmp_path: Path, pattern: str, code: int
 ) -> None:
     tail = Tail(tmp_path, postgres.dsn, "--table", pattern)
-    assert tail.process.wait(30) == code
+    assert tail.process.wait(TIMEOUT) == code
     assert "error:" in tail.words
     assert leftovers(postgres) == []
 
@@ -174,7 +174,7 @@ def test_a_user_who_may_not_publish_is_told_so(postgres: Database, tmp_path: Pat
         postgres.execute(f"GRANT SELECT ON t TO {role}")
         dsn = psycopg.conninfo.make_conninfo(postgres.dsn, user=role, password="x")
         tail = Tail(tmp_path, dsn)
-        assert tail.process.wait(30) == 3, tail.words
+        assert tail.process.wait(TIMEOUT) == 3, tail.words
         assert "may not publish" in tail.words
         assert "hint:" in tail.words
     finally:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cdcflow.cli import output
-from cdcflow.cli.findings import described, print_findings
-from cdcflow.cli.invocation import load_config
+from cdcflow.cli.findings import described, print_findings, told
+from cdcflow.cli.invocation import load_config, load_sound
 from cdcflow.errors import CdcflowError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -27,17 +27,18 @@ def check(
         bool, typer.Option("--fix-sql", help="Print all remedies as one script for psql, and run nothing.")
     ] = False,
 ) -> None:
-    """Check the configuration, the database and every sink. Ends with 3 if something must be mended."""
+    """Check the configuration, the database and every sink. Ends with 3 if something must be mended, with
+    2 if that is in a file."""
     if as_json and fix_sql:
         raise ConfigurationError("--json and --fix-sql are two different outputs", hint="ask for one of them")
-    config = load_config(context)
     if fix_sql:
-        _script(config)
+        _script(load_config(context))
         return
     from cdcflow.engine.examination import check_all
 
+    config, wrong = load_sound(context)
     running = _running(config)
-    findings = [*check_all(config), *_sinks(config, running)]
+    findings = [*map(told, wrong), *check_all(config), *_sinks(config, running)]
     if as_json:
         output.json([described(finding) for finding in findings])
     else:
@@ -48,7 +49,7 @@ def check(
     script = "; `cdcflow check --fix-sql` prints the SQL as one script" if _has_sql(findings) else ""
     if errors:
         output.next_step(f"mend what is marked as error, then `cdcflow check` again{script}")
-        raise typer.Exit(_WRONG)
+        raise typer.Exit(ConfigurationError.exit_code if wrong else _WRONG)
     if not running:
         output.next_step(f"`cdcflow run`{script}")
 

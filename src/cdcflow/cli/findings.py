@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from cdcflow.config.problems import Problem
     from cdcflow.sink import Finding
 
 _MARKS = {
@@ -18,6 +19,14 @@ _MARKS = {
 
 def described(finding: "Finding") -> dict[str, Any]:
     return asdict(finding)
+
+
+def told(problem: "Problem") -> "Finding":
+    """What is wrong in a file, as a finding. Its place is the subject."""
+    from cdcflow.sink import Finding
+
+    said = ": ".join(part for part in (problem.key, problem.message) if part)
+    return Finding("error", str(problem.place), said, problem.hint)
 
 
 def print_findings(findings: Iterable["Finding"], *, err: bool = False) -> None:

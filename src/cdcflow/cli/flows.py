@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cdcflow.cli import looking, output
-from cdcflow.cli.invocation import load_config, load_valid
+from cdcflow.cli.invocation import load_config, load_running
 from cdcflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def pause(context: typer.Context, name: Name, why: Why = "") -> None:
     """Stop a flow at the next batch boundary, until it is resumed, over restarts too."""
     from cdcflow.engine import lifecycle
 
-    config = load_valid(context)
+    config = load_running(context)
     lifecycle.pause(config, name, who=lifecycle.me(), why=why)
     found = lifecycle.settled(config, name, lambda flow: flow["state"] == "paused")
     if found is None and lifecycle.flow_status(config, name) is not None:
@@ -138,7 +138,7 @@ def resume(context: typer.Context, name: Name) -> None:
     """Let a paused flow go on where it stopped."""
     from cdcflow.engine import lifecycle
 
-    config = load_valid(context)
+    config = load_running(context)
     if not lifecycle.resume(config, name):
         output.say(f"flow {name} was not paused")
     elif lifecycle.flow_status(config, name) is None:
@@ -176,7 +176,7 @@ def rewind(
     if cancel:
         from cdcflow.engine import lifecycle
 
-        was = lifecycle.take_back(load_valid(context), name)
+        was = lifecycle.take_back(load_running(context), name)
         output.say(f"flow {name} stays where it is" if was else f"no move of flow {name} is waiting")
         return
     _move(context, name, to, back=True, dry_run=dry_run, why=why, yes=yes, as_json=as_json)
@@ -212,7 +212,7 @@ def _move(
 
     if not to:
         raise ConfigurationError("say where to go on", hint="--to start" if back else "--to now")
-    config = load_valid(context)
+    config = load_running(context)
     planned = lifecycle.plan_move(config, name, to)
     present = planned.first if planned.present is None else planned.present
     if back != (planned.offset <= present) and planned.offset != present:
@@ -278,7 +278,7 @@ def history(
     from cdcflow.engine import lifecycle
     from cdcflow.engine.revisions import Revisions, difference
 
-    config = load_valid(context)
+    config = load_running(context)
     with lifecycle.state(config) as store:
         found = Revisions(store).of(name)
     if not found:
@@ -304,7 +304,7 @@ def reload(context: typer.Context) -> None:
     from cdcflow.engine import control
     from cdcflow.errors import EnvironmentFault
 
-    if not control.reload(load_valid(context).engine.state):
+    if not control.reload(load_running(context).engine.state):
         raise EnvironmentFault(
             "the engine is not running", hint="`cdcflow run` reads its files when it starts"
         )

@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from cdcflow.config import Config
+    from cdcflow.config.problems import Problems
 
 DEFAULT_CONFIG = Path("cdcflow.yaml")
 
@@ -29,15 +30,30 @@ def load_valid(context: typer.Context) -> "Config":
     """As `load_config`, but without the flows whose files are wrong, which are told on stderr: what is asked
     of the others, or of the engine, needs no file to be right but the main one."""
     from cdcflow.cli import output
+
+    config, problems = load_sound(context)
+    if problems:
+        output.warn(problems.error().told)
+    return config
+
+
+def load_running(context: typer.Context) -> "Config":
+    """As `load_valid`, but a flow whose file is wrong is as it was taken over before, if it ever was: it runs
+    on so."""
+    from cdcflow.engine.accepted import as_it_runs
+
+    return as_it_runs(load_valid(context))
+
+
+def load_sound(context: typer.Context) -> "tuple[Config, Problems]":
+    """The configuration without the flows whose files are wrong, and what is wrong with those. Raises
+    ConfigurationError where it is the main file that is wrong, with all that is wrong in any."""
     from cdcflow.config import load_parts
 
     parts = load_parts(invocation(context).config)
     if parts.config is None:
         raise parts.problems.error()
-    if parts.problems:
-        error = parts.problems.error()
-        output.warn(f"{error}" + (f" ({error.hint})" if error.hint else ""))
-    return parts.config
+    return parts.config, parts.problems
 
 
 def load_config(context: typer.Context) -> "Config":

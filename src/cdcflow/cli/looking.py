@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cdcflow.cli import output
-from cdcflow.cli.invocation import load_config, load_valid
+from cdcflow.cli.findings import told
+from cdcflow.cli.invocation import load_config, load_sound, load_valid
 from cdcflow.errors import CdcflowError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ def explain(context: typer.Context, name: Name, as_json: AsJson = False) -> None
     """Show the columns and types of a flow's tables after every step."""
     from cdcflow.engine import preview as service
     from cdcflow.engine.lookups import tables_of
+    from cdcflow.transform import Misfit, by_place
 
     config = load_valid(context)
     found = service.explain(config, name, tables=tables_of(config))
@@ -182,6 +184,9 @@ def explain(context: typer.Context, name: Name, as_json: AsJson = False) -> None
         output.table(("table", "after", "is", "column", "type"), rows)
     if not found:
         output.say("none of its tables is known here: neither the journal nor the source shows one")
+    mistakes = by_place(mistake for one in found for mistake in one.mistakes)
+    if mistakes:
+        raise Misfit(mistakes)
     wrong = [one for one in found if one.error]
     if wrong:
         raise ConfigurationError(wrong[0].error, hint=wrong[0].hint)
@@ -194,11 +199,16 @@ def validate(context: typer.Context, names: Names = None, as_json: AsJson = Fals
     from cdcflow.engine.lifecycle import plan
     from cdcflow.engine.lookups import tables_of
 
-    config = load_config(context)
-    for name in names or ():
+    config, wrong = load_sound(context)
+    refused = {problem.place.file.stem for problem in wrong}
+    sound = [name for name in names or config.flows if name not in refused or name in config.flows]
+    for name in sound:
         plan(config, name)
     known = service.known_tables(config)
-    found = service.validate(config, names or config.flows, known=known, tables=tables_of(config))
+    found = [
+        *(told(problem) for problem in wrong if not names or problem.place.file.stem in names),
+        *service.validate(config, sound, known=known, tables=tables_of(config)),
+    ]
     if as_json:
         output.json([asdict(finding) for finding in found])
     else:

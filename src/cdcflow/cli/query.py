@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cdcflow.cli import output
-from cdcflow.cli.invocation import load_valid
+from cdcflow.cli.invocation import load_running
 from cdcflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def query(
     """Ask a sink such as the warehouse, also while the engine writes to it."""
     from cdcflow.engine import control
 
-    config = load_valid(context)
+    config = load_running(context)
     flow = _flow_to_ask(config, sink)
     if control.status(config.engine.state) is None:
         answer = _ask_sink(config, flow, sql)

@@ -2,7 +2,7 @@
 does not; who runs already reads them in parts, and goes on with those that hold."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from cdcflow.model.message import PrefixPattern, PrefixPatterns
 from cdcflow.model.patterns import TablePattern, TablePatterns
 from cdcflow.sink import registry
 from cdcflow.transform import StepContext
+from cdcflow.transform.python.modules import within
 
 SECTIONS = ("source", "journal", "engine", "sinks", "mask", "flows")
 
@@ -103,7 +104,8 @@ def load_parts(path: Path, texts: Texts | None = None) -> Parts:
     if path in wrong or source is None or engine is None or journal is None:
         return Parts(None, problems)
     sound = {name: flow for name, flow in flows.items() if flow.file not in wrong}
-    return Parts(Config(path, path.parent, source, journal, engine, sinks, sound, mask), problems)
+    refused = {file.stem: problems.error(file).told for file in sorted(wrong)}
+    return Parts(Config(path, path.parent, source, journal, engine, sinks, sound, mask, refused), problems)
 
 
 def flow_folder(path: Path, texts: Texts | None = None) -> Path | None:
@@ -130,18 +132,26 @@ def _visible(directory: Path) -> list[Path]:
 
 
 def _code(steps: Iterable[StepEntry], base: Path, texts: Texts) -> dict[Path, bytes]:
-    """What the files hold that steps are made of, by the option `file`. One that cannot be read is for the
-    step to complain of."""
-    found = {}
+    """What the files hold that steps are made of. One that cannot be read is for the step to complain of."""
+    found: dict[Path, bytes] = {}
     for entry in steps:
-        name = getattr(entry.options, "file", None)
-        if isinstance(name, str | Path):
-            path = base / name
-            try:
-                found[path] = texts[path] if path in texts else path.read_bytes()
-            except OSError:
-                continue
+        found |= entry.plugin.files(entry.options, base, _reading(base, texts))
     return found
+
+
+def _reading(base: Path, texts: Texts) -> Callable[[Path], bytes | None]:
+    """Reads the files of one step. Where `texts` has one of them, it has all: what has come beside them since
+    then is none of the step's."""
+    kept = False
+
+    def read(path: Path) -> bytes | None:
+        nonlocal kept
+        if path in texts:
+            kept = True
+            return texts[path]
+        return None if kept else within(base, path)
+
+    return read
 
 
 def _section(document: Document, key: str, problems: Problems) -> dict[str, Any] | None:
@@ -312,23 +322,22 @@ class _Flows:
         if "from" not in data and not data.get("messages"):
             hint = "say which tables the flow reads, or with `messages` which logical messages"
             self._problems.add(place, dotted((*way, "from")), "is missing", hint)
-            return
-        if settings is None:
-            return
-        self._check_messages(document, way, settings)
-        self._check_tables(document, way, settings)
         texts = self._texts or {}
         context = StepContext(name, document.base, self._mask, code=texts)
-        steps = read_steps(document, (*way, "transforms"), settings.transforms, self._problems, context)
-        sink = self._sinks.get(settings.to)
-        if sink is None:
-            return
-        options = validate(
-            sink.plugin.options, document, (*way, "with"), self._problems, data=settings.options
-        )
-        if options is not None:
+        steps = read_steps(document, (*way, "transforms"), data.get("transforms"), self._problems, context)
+        sink = self._sinks.get(str(data.get("to")))
+        options = None
+        if sink is not None and isinstance(data.get("with", {}), dict):
+            options = validate(
+                sink.plugin.options, document, (*way, "with"), self._problems, data=data.get("with", {})
+            )
+        if options is not None and sink is not None:
             formulas = sink.plugin.formulas(options)
             steps += computed_step(document, (*way, "with"), formulas, self._problems, context)
+        if settings is not None:
+            self._check_messages(document, way, settings)
+            self._check_tables(document, way, settings)
+        if settings is not None and sink is not None and options is not None:
             self._flows[name] = Flow(
                 name,
                 settings.from_,

@@ -281,3 +281,5 @@ class Config:
     flows: Mapping[str, Flow]
     #: What steps mask values with, where they name no key of their own.
     mask_key: SecretStr | None = None
+    #: Flows whose files are wrong, and which are not among `flows`: what is wrong with each.
+    refused: Mapping[str, str] = field(default_factory=dict, compare=False)

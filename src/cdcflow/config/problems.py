@@ -1,6 +1,6 @@
 """Everything that is wrong with a configuration, collected first and told at once, each with its place."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -53,16 +53,17 @@ class Problems:
             return
         self._found.append(Problem(place, key, message, hint))
 
+    def __iter__(self) -> Iterator[Problem]:
+        """In the order of files and lines."""
+        return iter(sorted(self._found, key=lambda p: (str(p.place.file), p.place.line)))
+
     def files(self) -> set[Path]:
         """The files that have any."""
         return {problem.place.file for problem in self._found}
 
     def error(self, file: Path | None = None) -> ConfigurationError:
         """One exception for all that was found, or all in one file."""
-        found = sorted(
-            (p for p in self._found if file in (None, p.place.file)),
-            key=lambda p: (str(p.place.file), p.place.line),
-        )
+        found = [p for p in self if file in (None, p.place.file)]
         if len(found) == 1:
             return ConfigurationError(found[0].sentence, hint=found[0].hint)
         lines = [p.sentence + (f" ({p.hint})" if p.hint else "") for p in found]

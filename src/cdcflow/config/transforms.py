@@ -12,7 +12,6 @@ from cdcflow.config.models import Flow, MaskSettings, StepEntry, TablePatternTex
 from cdcflow.config.problems import Problems
 from cdcflow.config.validation import validate
 from cdcflow.errors import ConfigurationError
-from cdcflow.model.patterns import TablePatterns
 from cdcflow.sink import Formula, Settings
 from cdcflow.transform import Chain, Link, Site, StepContext, StepError, Tables, registry
 
@@ -68,8 +67,9 @@ def _step(
     try:
         plugin.create(options, context)
     except StepError as error:
-        at = site.at(error.way, error.line)
-        problems.add(document.place((*here, *error.way)).moved(at.line), at.key, str(error), error.hint)
+        for one in error.all:
+            at = site.at(one.way, one.line)
+            problems.add(document.place((*here, *one.way)).moved(at.line), at.key, str(one), one.hint)
         return None
     return StepEntry(name, plugin, options, reach.tables, site=site)
 
@@ -88,9 +88,12 @@ def computed_step(
     try:
         plugin.create(options, context)
     except StepError as error:
-        at = site.at(error.way, error.line)
-        [wrong] = [one for one in formulas if (one.column,) == error.way[:1]] or formulas[:1]
-        problems.add(document.place((*way, *wrong.way)).moved(at.line), at.key, str(error), error.hint)
+        for mistake in error.all:
+            at = site.at(mistake.way, mistake.line)
+            [wrong] = [one for one in formulas if (one.column,) == mistake.way[:1]] or formulas[:1]
+            problems.add(
+                document.place((*way, *wrong.way)).moved(at.line), at.key, str(mistake), mistake.hint
+            )
         return ()
     return (StepEntry("set", plugin, options, site=site),)
 
@@ -110,16 +113,7 @@ def make_chain(
 
 def links(entries: Sequence[StepEntry], context: StepContext) -> list[Link]:
     """The steps made, for a chain."""
-    return [
-        Link(
-            entry.name,
-            entry.plugin.create(entry.options, context),
-            entry.site,
-            TablePatterns(entry.tables) if entry.tables else None,
-            entry.plugin.window(entry.options),
-        )
-        for entry in entries
-    ]
+    return [Link.of(entry.plugin, entry.options, context, entry.site, entry.tables) for entry in entries]
 
 
 def mask_key(document: Document, given: Mapping[str, Any] | None, problems: Problems) -> SecretStr | None:

@@ -58,7 +58,7 @@ async def carry_out(flow: str, reader: Reader, store: CheckpointStore, sink: Sin
     except _Stopping:
         return
     except (Permanent, JournalError) as error:
-        reason = f"{error} ({error.hint})" if error.hint else str(error)
+        reason = error.told
         log.warning("flow %s cannot go on at offset %d: %s", flow, move.offset, reason)
         await asyncio.to_thread(wishes.refused, flow, move, reason)
         return

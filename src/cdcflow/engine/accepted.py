@@ -105,7 +105,7 @@ def reload(running: Accepted, judge: Judge = lambda _config, _flow: "") -> Accep
     parts = load_parts(path, texts)
     if parts.config is None:
         # Only what is wrong in the file itself: the flows are judged by the version that runs.
-        refused = _main_refused(running, _sentence(parts.problems.error(path)))
+        refused = _main_refused(running, parts.problems.error(path).told)
         return _flows_only(refused, judge)
     changed = tuple(name for name in FIXED if getattr(parts.config, name) != getattr(running.config, name))
     if changed:
@@ -131,7 +131,7 @@ def _flows_only(running: Accepted, judge: Judge) -> Accepted:
     parts = load_parts(path, texts)
     if parts.config is None:
         # A variable or a secret's file is gone.
-        return _main_refused(running, _sentence(parts.problems.error(path)))
+        return _main_refused(running, parts.problems.error(path).told)
     merged = _merged(texts, running.texts, parts.config, running=running, judge=judge)
     mains = tuple(refusal for refusal in running.refused if not refusal.flow)
     return replace(merged, refused=mains + merged.refused, waiting=running.waiting)
@@ -150,7 +150,7 @@ def _merged(
     known = () if running is None else running.refused
     flows = {} if running is None else running.config.flows
     problems = load_parts(path, texts).problems
-    said = {file: _sentence(problems.error(file)) for file in problems.files() - {path}}
+    said = {file: problems.error(file).told for file in problems.files() - {path}}
     for name, flow in config.flows.items():
         # One that is refused is judged again: what it did not fit may have changed.
         if flow.file != path and flows.get(name) != flow and (wrong := judge(config, flow)):
@@ -192,10 +192,6 @@ def _main_refused(running: Accepted, message: str) -> Accepted:
     known = [r for r in running.refused if not r.flow and r.message == message]
     refusal = known[0] if known else Refusal(running.config.path, "", message, time.time(), True)
     return replace(running, refused=(refusal, *_of_flows(running)), waiting=())
-
-
-def _sentence(error: ConfigurationError) -> str:
-    return f"{error} ({error.hint})" if error.hint else str(error)
 
 
 def gather(path: Path) -> dict[Path, bytes]:
@@ -247,6 +243,20 @@ def load_accepted(path: Path, place: Path) -> Config:
     if texts is None:
         raise ConfigurationError(f"there is no accepted configuration in {place}", hint="restart cdcflow")
     return load(path, texts)
+
+
+def as_it_runs(config: Config) -> Config:
+    """The configuration with the flows whose files are refused as they were taken over before, those that
+    were."""
+    before = _read(Places(config.engine.state).accepted) if config.refused else None
+    if before is None:
+        return config
+    try:
+        ran = load(config.path, before).flows
+    except ConfigurationError:
+        return config
+    kept = {n: ran[n] for n in config.refused if n in ran and ran[n].to in config.sinks}
+    return replace(config, flows={**config.flows, **kept})
 
 
 def _read(place: Path) -> Mapping[Path, bytes] | None:

@@ -22,6 +22,7 @@ from cdcflow.model.patterns import TablePatterns
 from cdcflow.sink import Claims, ExpectedTable, Finding, FlowContext, Judges, Sink
 from cdcflow.source.judgement import Wishes
 from cdcflow.source.preflight import Examined, examine
+from cdcflow.transform import Misfit, Mistake, by_place
 
 log = logging.getLogger(__name__)
 
@@ -153,35 +154,53 @@ def _judge_flow(config: Config, flow: Flow, tables: Sequence[ExpectedTable]) -> 
     entry, patterns = config.sinks[flow.to], TablePatterns(flow.from_)
     meant = [table for table in tables if patterns.matches(table.relation.schema, table.relation.name)]
     subject = f"flow {flow.name}"
+    found: list[Finding] = []
     if flow.transforms:
-        try:
-            meant = _transformed(config, flow, meant)
-        except EnvironmentFault as error:
-            # What a step asks cannot be asked now; a warehouse before its first change, for instance.
-            return [Finding("warning", subject, f"its steps cannot be judged: {error}", error.hint)]
-        except CdcflowError as error:
-            return [Finding("error", subject, str(error), error.hint)]
+        meant, found = _transformed(config, flow, meant)
     try:
         sink = _made(config, flow)
-        return sink.judge(meant) if isinstance(sink, Judges) else ()
+        if isinstance(sink, Judges) and (meant or not found):
+            found += sink.judge(meant)
+        return found
     except CdcflowError as error:
-        return [Finding("error", subject, str(error), error.hint)]
+        return [*found, Finding("error", subject, str(error), error.hint)]
     except Exception as error:  # noqa: BLE001 - anybody's plugin, and its message may hold anything
         said = f"the sink {entry.plugin.name} cannot judge the tables: {type(error).__name__}"
-        return [Finding("warning", subject, said, "report it to whoever made the sink")]
+        return [*found, Finding("warning", subject, said, "report it to whoever made the sink")]
 
 
-def _transformed(config: Config, flow: Flow, tables: Sequence[ExpectedTable]) -> list[ExpectedTable]:
-    """The tables as the flow's transforms give them to its sink. Raises what the steps say against them."""
-    chain = make_chain(flow, base=config.base, mask_key=config.mask_key, tables=tables_of(config))
+def _transformed(
+    config: Config, flow: Flow, tables: Sequence[ExpectedTable]
+) -> tuple[list[ExpectedTable], list[Finding]]:
+    """The tables as the flow's transforms give them to its sink, as far as the steps fit them, and all that
+    the steps say against them."""
+    subject = f"flow {flow.name}"
+    made: list[ExpectedTable] = []
+    mistakes: list[Mistake] = []
+    others: dict[Finding, None] = {}
     try:
-        return [
-            replace(table, relation=output, toasted=tuple(n for n in table.toasted if n in output.names))
-            for table in tables
-            for output in chain.output(table.relation)
-        ]
+        chain = make_chain(flow, base=config.base, mask_key=config.mask_key, tables=tables_of(config))
+    except CdcflowError as error:
+        return [], [Finding("error", subject, str(error), error.hint)]
+    try:
+        for table in tables:
+            try:
+                made += [
+                    replace(table, relation=one, toasted=tuple(n for n in table.toasted if n in one.names))
+                    for one in chain.output(table.relation)
+                ]
+            except Misfit as error:
+                mistakes += error.mistakes
+            except EnvironmentFault as error:
+                # What a step asks cannot be asked now; a warehouse before its first change, for instance.
+                said = f"its steps cannot be judged: {error}"
+                others[Finding("warning", subject, said, error.hint)] = None
+            except CdcflowError as error:
+                others[Finding("error", subject, str(error), error.hint)] = None
     finally:
         chain.close()
+    wrong = [Finding("error", subject, one.sentence, one.hint) for one in by_place(mistakes)]
+    return made, [*wrong, *others]
 
 
 class Examiner:

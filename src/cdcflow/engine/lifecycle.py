@@ -55,10 +55,29 @@ def state(config: Config) -> Iterator[CheckpointStore]:
 
 
 def plan(config: Config, flow: str) -> FlowPlan:
-    """Raises ConfigurationError for a flow that the configuration does not have."""
+    """Raises ConfigurationError for a flow that the configuration does not have, and for one whose file is
+    wrong."""
+    if flow not in config.flows and flow in config.refused:
+        raise _never_ran(flow, config.refused[flow])
     if flow not in config.flows:
         raise ConfigurationError(f"there is no flow {flow!r}", hint=nearest(flow, config.flows))
     return plan_of(config, flow)
+
+
+def runnable(config: Config, flow: str) -> FlowPlan:
+    """As `plan`; a running engine may refuse a file that is right in itself."""
+    found = plan(config, flow)
+    document = flow_status(config, flow) or {}
+    if document.get("refused") and document.get("revision") is None:
+        raise _never_ran(flow, document["refused"]["message"])
+    return found
+
+
+def _never_ran(flow: str, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the file of flow {flow!r} is refused, and nothing of it has ever run: {why}",
+        hint=f"correct the file; `cdcflow flow validate {flow}` says whether it is right",
+    )
 
 
 # Pausing.
@@ -67,7 +86,7 @@ def plan(config: Config, flow: str) -> FlowPlan:
 def pause(config: Config, flow: str, *, who: str, why: str = "") -> Pause:
     """Pauses a flow until it is resumed, over restarts. A running engine stops it behind the write in flight:
     `settled` says when it has."""
-    plan(config, flow)
+    runnable(config, flow)
     with state(config) as store:
         wishes = Wishes(store)
         found = wishes.pause(flow, who, why)
@@ -80,7 +99,7 @@ def pause(config: Config, flow: str, *, who: str, why: str = "") -> Pause:
 
 def resume(config: Config, flow: str) -> bool:
     """Whether it was paused."""
-    plan(config, flow)
+    runnable(config, flow)
     with state(config) as store:
         was = Wishes(store).resume(flow)
     control.obey(config.engine.state, flow)
@@ -121,7 +140,7 @@ def plan_move(config: Config, flow: str, to: str, *, now: float | None = None) -
 
     Raises ConfigurationError for a place that the journal does not hold, and for a sink that cannot move.
     """
-    meant = plan(config, flow)
+    meant = runnable(config, flow)
     _check_movable(config, meant)
     with Reader(config.journal.path) as reader:
         first, end = reader.first_offset(), reader.head().offset
@@ -159,7 +178,7 @@ def move(config: Config, planned: MovePlan, *, who: str, why: str = "") -> Move:
 
 def take_back(config: Config, flow: str) -> bool:
     """Forgets a move that is not carried out yet; whether there was one."""
-    plan(config, flow)
+    runnable(config, flow)
     with state(config) as store:
         was = Wishes(store).forget(flow)
     control.obey(config.engine.state, flow)

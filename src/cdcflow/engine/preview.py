@@ -25,7 +25,7 @@ from cdcflow.model.making import batch_of
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.sink import Finding, FlowContext, Previews
 from cdcflow.sink.event import Event, event
-from cdcflow.transform import Chain, Select, Stage, Tables
+from cdcflow.transform import Chain, Misfit, Mistake, Select, Stage, Tables, by_place
 
 #: How far back a key is looked for: some seconds of reading.
 SCANNED_CHANGES = 1_000_000
@@ -275,6 +275,8 @@ class Explained:
     shapes: tuple[Shape, ...] = ()
     error: str = ""
     hint: str = ""
+    #: What `error` says, one by one, where it is of steps that do not fit.
+    mistakes: tuple[Mistake, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -320,7 +322,8 @@ def _explained(
         for link, relations in zip(chain.links, chain.bind(relation), strict=True):
             found += [_shape(link.name, one) for one in relations]
     except CdcflowError as error:
-        return Explained(relation.qualified, tuple(found), str(error), error.hint)
+        mistakes = error.mistakes if isinstance(error, Misfit) else ()
+        return Explained(relation.qualified, tuple(found), str(error), error.hint, mistakes)
     finally:
         chain.close()
     return Explained(relation.qualified, tuple(found))
@@ -345,7 +348,9 @@ def validate(
     found = []
     for name in flows:
         explained = explain(config, name, known=known, tables=tables)
-        wrong = {(one.error, one.hint): one for one in explained if one.error}
+        mistakes = by_place(mistake for one in explained for mistake in one.mistakes)
+        others = {(one.error, one.hint): None for one in explained if one.error and not one.mistakes}
+        wrong = [*((one.sentence, one.hint) for one in mistakes), *others]
         found += [Finding("error", f"flow {name}", error, hint) for error, hint in wrong]
         if not explained and config.flows[name].from_:
             said = "none of its tables is known here: neither the journal nor the source shows one"
@@ -359,21 +364,27 @@ def validate(
 
 
 def misfit(config: Config, flow: Flow) -> str:
-    """Why a flow's steps do not fit the tables that the journal knows; empty where they do, and where what
-    they look up cannot be reached now."""
+    """All in which a flow's steps do not fit the tables that the journal knows; empty where they do, and
+    where what they look up cannot be reached now."""
     tables = tables_of(config)
     known = Known(shapes.in_journal(config.journal.path), reached=False)
     patterns = TablePatterns(flow.from_)
-    for relation in known.relations.values():
-        if not patterns.matches(relation.schema, relation.name):
-            continue
-        chain = make_chain(flow, base=config.base, mask_key=config.mask_key, tables=tables)
-        try:
-            chain.bind(relation)
-        except ConfigurationError as error:
-            return f"{error} ({error.hint})" if error.hint else str(error)
-        except CdcflowError:
-            continue
-        finally:
-            chain.close()
-    return ""
+    mistakes: list[Mistake] = []
+    chain = make_chain(flow, base=config.base, mask_key=config.mask_key, tables=tables)
+    try:
+        for relation in known.relations.values():
+            if not patterns.matches(relation.schema, relation.name):
+                continue
+            try:
+                chain.bind(relation)
+            except Misfit as error:
+                mistakes += error.mistakes
+            except ConfigurationError as error:
+                return error.told
+            except CdcflowError:
+                continue
+    finally:
+        chain.close()
+    if not mistakes:
+        return ""
+    return Misfit(by_place(mistakes)).told

@@ -254,8 +254,10 @@ class Supervisor:
         if stamp != self._stamp:
             self._stamp, self._folder = stamp, flow_folder(path)
         here = [] if self._folder is None else flow_files(self._folder)
-        beside = {file for flow in self._config.flows.values() for file in flow.code}
-        return sorted({path, *here, *beside, *self._running.texts})
+        code = {file for flow in self._config.flows.values() for file in flow.code}
+        # A module that a refused edit lacks may come.
+        beside = {found for folder in {file.parent for file in code} for found in folder.glob("*.py")}
+        return sorted({path, *here, *code, *beside, *self._running.texts})
 
     async def _reload(self) -> None:
         before = self._running

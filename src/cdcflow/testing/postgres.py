@@ -5,11 +5,9 @@ and stopped at the latest when this process ends. Nothing outside its directory 
 """
 
 import os
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +22,7 @@ import psycopg
 
 from cdcflow.errors import EnvironmentFault
 from cdcflow.testing.binaries import Account, Binaries, find_binaries, reachable, server_account
+from cdcflow.testing.ports import free_ports
 from cdcflow.testing.waiting import eventually
 
 __all__ = ["AnyServer", "Binaries", "ForeignServer", "Server", "Settings", "find_binaries"]
@@ -36,11 +35,6 @@ SUPERUSER = "postgres"
 START_TIMEOUT = 60.0
 #: A fast stop waits for the shutdown checkpoint, and for walsenders to hand over what is left.
 STOP_TIMEOUT = 60.0
-#: Ports below the range that the kernel gives to outgoing connections (Linux: 32768-60999). From within
-#: it, a client could take the port of a server that is being restarted, or connect to itself.
-PORTS = range(15_000, 32_000)
-PORT_ATTEMPTS = 20
-
 #: What a server of ours is told unless the caller says otherwise.
 DEFAULTS: Settings = {
     "listen_addresses": "127.0.0.1",
@@ -252,7 +246,7 @@ class Server:
         if self.is_running:
             return
         given = self._port is not None
-        for port in [self._port] if self._port is not None else _free_ports():
+        for port in [self._port] if self._port is not None else free_ports():
             self._port = port
             before = self.log.stat().st_size if self.log.exists() else 0
             if self._launch():
@@ -351,19 +345,6 @@ class Server:
     ) -> list[Any]:
         """Runs SQL as superuser outside of a transaction and returns the rows, if it gives any."""
         return _execute(self.dsn(dbname), sql, params)
-
-
-def _free_ports() -> Iterator[int]:
-    # Not the seeded generator: two test runs with one seed must not fight over the same ports.
-    chosen = random.SystemRandom().sample(PORTS, PORT_ATTEMPTS)
-    for port in chosen:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        yield port
 
 
 def _tail(log: Path, offset: int) -> str:

@@ -9,6 +9,7 @@ from cdcflow.errors import Rejected
 from cdcflow.journal import Identity, Writer
 from cdcflow.model import Batch, Op, Relation
 from cdcflow.testing.batches import make_batch, make_relation
+from cdcflow.testing.waiting import TIMEOUT
 
 IDENTITY = Identity("7000000000000000001", 1, "shop", "cdcflow", "cdcflow")
 #: Not one of those that are reserved for what is no table.
@@ -143,7 +144,7 @@ def ids(batch: Batch) -> list[int]:
     return [int(str(change.new["id"])) for change in batch.changes() if change.new]
 
 
-async def until(predicate: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(predicate: Callable[[], object], seconds: float = TIMEOUT) -> None:
     """`eventually`, on the running event loop. Raises TimeoutError after that many seconds."""
     deadline = time.monotonic() + seconds
     while not predicate():

@@ -15,18 +15,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from http import HTTPStatus
 from typing import Any, ClassVar, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
 
+from cdcflow.testing.accepting import Acceptor, streams
+from cdcflow.testing.http import END, read_head, rendered
 from cdcflow.testing.threaded import Threaded
+from cdcflow.testing.waiting import TIMEOUT
 
 #: What one request may bring: a Bulk API job takes 150 MB, tests take a hundredth of it.
 LARGEST = 64 << 20
-#: How long `wait` waits unless told otherwise.
-TIMEOUT = 20.0
 
 #: `refuse`: answered with the fault's `status` and `body`, nothing done. `fail_after`: done, and answered so
 #: all the same. `reset`: the connection is cut before anything is done, `reset_after`: when all is done.
@@ -186,25 +186,20 @@ class Service(Threaded):
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        server = await asyncio.start_server(connected, self._host, self._port, limit=1 << 20, backlog=256)
-        self._port = server.sockets[0].getsockname()[1]
+        acceptor = Acceptor(self._listen(), streams(connected, limit=1 << 20))
         ready()
         try:
             await self._stopping.wait()
         finally:
-            server.close()
-            # What was accepted just before is made a connection within three turns of the loop.
-            for _ in range(3):
-                await asyncio.sleep(0)
+            await acceptor.close()
             for writer in list(self._open):
                 writer.transport.abort()
             for task in list(tasks):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await server.wait_closed()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection: requests with Content-Length, one at a time (RFC 9112)."""
+        """One connection: requests, one at a time."""
         try:
             while (request := await _read(reader)) is not None:
                 if not await self._answer(request, writer):
@@ -238,7 +233,7 @@ class Service(Threaded):
             return False
         if fault is not None and kind == "slow":
             await asyncio.sleep(fault.seconds)
-        data = _render(answer)
+        data = rendered(answer.status, answer.headers, answer.body)
         if kind == "cut":
             writer.write(data[: len(data) - max(len(answer.body) // 2, 1)])
             with contextlib.suppress(ConnectionError):
@@ -269,32 +264,10 @@ class Service(Threaded):
 async def _read(reader: asyncio.StreamReader) -> Request | None:
     """The next request, or None where the client hung up between two."""
     try:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        head = read_head((await reader.readuntil(END))[: -len(END)], LARGEST)
     except asyncio.IncompleteReadError:
         return None
-    method, target, _ = head[0].split(" ")
-    headers = {}
-    for line in head[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            headers[name.lower()] = value.strip()
-    length = int(headers.get("content-length", "0"))
-    if length > LARGEST:
-        raise ValueError("too large")
-    body = await reader.readexactly(length)
-    parts = urlsplit(target)
+    body = await reader.readexactly(head.length)
+    parts = urlsplit(head.target)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    return Request(method, unquote(parts.path), query, headers, body, time.monotonic())
-
-
-def _render(answer: Answer) -> bytes:
-    try:
-        reason = HTTPStatus(answer.status).phrase
-    except ValueError:
-        reason = "Unknown"
-    lines = [f"HTTP/1.1 {answer.status} {reason}"]
-    lines += [f"{name}: {value}" for name, value in answer.headers.items()]
-    if answer.status == HTTPStatus.NO_CONTENT:
-        return "\r\n".join([*lines, "", ""]).encode("latin-1")
-    lines.append(f"Content-Length: {len(answer.body)}")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + answer.body
+    return Request(head.method, unquote(parts.path), query, head.headers, body, time.monotonic())

@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import SecretStr
 
 from cdcflow.model import Batch, Column, Value
-from cdcflow.model.patterns import TablePatterns
 from cdcflow.transform import Chain, Link, Site, StepContext, StepPlugin, TableName, Tables, registry
 
 #: What chains of tests mask with.
@@ -72,14 +71,8 @@ def link(
     name = _name(step)
     around = context() if around is None else around
     options = plugin.options.model_validate(step[name], context={"base": around.base})
-    tables = step.get("tables")
-    return Link(
-        name,
-        plugin.create(options, around),
-        Site(Path("flow.yaml"), number + 1, f"transforms[{number}].{name}"),
-        None if tables is None else TablePatterns(tables),
-        plugin.window(options),
-    )
+    site = Site(Path("flow.yaml"), number + 1, f"transforms[{number}].{name}")
+    return Link.of(plugin, options, around, site, step.get("tables", ()))
 
 
 def _name(step: Mapping[str, Any]) -> str:

@@ -1,10 +1,13 @@
 """A server of asyncio's in a thread of its own, so that tests can talk to it with whatever they like."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import ClassVar, Self
+
+from cdcflow.testing.ports import listening
 
 
 class Threaded:
@@ -24,11 +27,16 @@ class Threaded:
         """Serves in the running loop until `stop` or a cancellation; calls `ready` when `url` is true."""
         raise NotImplementedError
 
-    def _begin(self) -> asyncio.AbstractEventLoop:
+    def _begin(self) -> None:
         """The first that `serve` does."""
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        return self._loop
+
+    def _listen(self) -> socket.socket:
+        """On the port that it was given, or had before. Raises OSError."""
+        listener = listening(self._host, self._port)
+        self._port = listener.getsockname()[1]
+        return listener
 
     def start(self) -> None:
         """Returns when the port takes connections. Raises OSError when it is taken."""

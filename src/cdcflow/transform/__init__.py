@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 from cdcflow.model import Batch
 from cdcflow.transform.chain import Chain, Link, Stage
+from cdcflow.transform.mistakes import Misfit, Mistake, by_place
 from cdcflow.transform.select import Select
 from cdcflow.transform.step import (
     Bound,
     Interruptible,
+    Noted,
     Run,
     Site,
     Step,
@@ -27,6 +29,9 @@ __all__ = [
     "Chain",
     "Interruptible",
     "Link",
+    "Misfit",
+    "Mistake",
+    "Noted",
     "Pass",
     "Run",
     "Select",
@@ -39,4 +44,5 @@ __all__ = [
     "TableName",
     "Tables",
     "Way",
+    "by_place",
 ]

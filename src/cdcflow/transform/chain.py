@@ -10,18 +10,32 @@ with file, line and key; out of a call, where a generation does not fit that com
 flow, as Permanent with the same words: the changes before it have been given.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel
 
-from cdcflow.errors import ConfigurationError, Permanent
+from cdcflow.errors import CdcflowError, ConfigurationError, Permanent
 from cdcflow.model import BACKFILLS, MESSAGES, Batch, Group, Relation
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.model.position import PART_SHIFT, PARTS
+from cdcflow.transform.mistakes import Misfit, Mistake
 from cdcflow.transform.rows import assembled, bits, has_old, joined, metas, new_columns, old_columns, resolved
-from cdcflow.transform.step import Bound, Interruptible, Run, Site, Step, StepError
+from cdcflow.transform.step import (
+    Bound,
+    Interruptible,
+    Run,
+    Site,
+    Step,
+    StepContext,
+    StepError,
+    StepPlugin,
+    Way,
+)
 
 
 @dataclass(frozen=True)
@@ -34,9 +48,44 @@ class Link:
     site: Site
     tables: TablePatterns | None = None
     window: float | None = None
+    options: Any = None
+    #: As in `StepPlugin`, of these options.
+    makes: frozenset[str] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        plugin: StepPlugin,
+        options: Any,
+        context: StepContext,
+        site: Site,
+        tables: Sequence[str] = (),
+    ) -> "Link":
+        """A step made with its plugin. Raises as that does."""
+        made = plugin.makes(options)
+        return cls(
+            plugin.name,
+            plugin.create(options, context),
+            site,
+            TablePatterns(tables) if tables else None,
+            plugin.window(options),
+            options,
+            None if made is None else frozenset(made),
+        )
 
     def wants(self, origin: Relation) -> bool:
         return self.tables is None or self.tables.matches(origin.schema, origin.name)
+
+    def mentions(self, names: Set[str], way: Way) -> bool:
+        """Whether the value at `way` within the options names one of these columns, by its looks."""
+        value: Any = self.options.model_dump() if isinstance(self.options, BaseModel) else self.options
+        for part in way:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                break
+        text = f"{way[-1] if way else ''} {value}"
+        return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) for name in names)
 
 
 @dataclass(frozen=True)
@@ -87,15 +136,38 @@ class Chain:
     def bind(self, relation: Relation) -> list[tuple[Relation, ...]]:
         """The shapes after each step, so far as they are known without rows: one entry per step.
 
-        Raises ConfigurationError with file, line and key where a step does not fit.
+        Raises Misfit with all that does not fit. Behind a step that does not, the others are held against
+        the columns before it, and what they say of a column that it would have made does not count.
         """
         found: list[tuple[Relation, ...]] = []
         shapes: tuple[Relation, ...] = (relation,)
-        for number in range(len(self.links)):
+        mistakes: dict[Mistake, None] = {}
+        unknown: frozenset[str] = frozenset()
+        for number, link in enumerate(self.links):
             if relation not in (MESSAGES, BACKFILLS) and self._wants(number, relation):
-                bound = [self._bind(number, shape) for shape in shapes]
-                shapes = tuple({made.fingerprint: made for one in bound for made in one.relations}.values())
+                after: list[Relation] = []
+                fits = True
+                for shape in shapes:
+                    try:
+                        after += self._bound_to(number, shape).relations
+                    except StepError as error:
+                        fits = False
+                        after.append(shape)
+                        certain = (one for one in error.all if not link.mentions(unknown, one.way))
+                        mistakes |= dict.fromkeys(_mistake(link, shape, one) for one in certain)
+                    except CdcflowError:
+                        # What is known to be wrong counts more than what cannot be asked now.
+                        if mistakes:
+                            raise Misfit(mistakes) from None
+                        raise
+                if not fits:
+                    if link.makes is None:
+                        break
+                    unknown |= link.makes
+                shapes = tuple({made.fingerprint: made for made in after}.values())
             found.append(shapes)
+        if mistakes:
+            raise Misfit(mistakes)
         return found
 
     def output(self, relation: Relation) -> tuple[Relation, ...]:
@@ -109,18 +181,11 @@ class Chain:
             wanted = self._wanted[key] = self.links[number].wants(origin)
         return wanted
 
-    def _bind(self, number: int, relation: Relation) -> Bound:
+    def _bound_to(self, number: int, relation: Relation) -> Bound:
+        """Raises StepError."""
         bound = self._bound[number].get(relation.fingerprint)
         if bound is None:
-            link = self.links[number]
-            try:
-                bound = link.step.bind(relation)
-            except StepError as error:
-                place = link.site.at(error.way, error.line)
-                raise ConfigurationError(
-                    f"{place}: {relation.qualified}: {error}", hint=error.hint
-                ) from error
-            self._bound[number][relation.fingerprint] = bound
+            bound = self._bound[number][relation.fingerprint] = self.links[number].step.bind(relation)
         return bound
 
     # While rows flow.
@@ -211,7 +276,11 @@ class Chain:
                 run.step = number
                 made: list[Group] = []
                 for one in groups:
-                    bound = self._bind(number, one.relation)
+                    try:
+                        bound = self._bound_to(number, one.relation)
+                    except StepError as error:
+                        link = self.links[number]
+                        raise Misfit(_mistake(link, one.relation, e) for e in error.all) from error
                     made += [part for part in bound.apply(one, run) if part.data.num_rows]
                 groups = made
             if after is not None:
@@ -221,6 +290,10 @@ class Chain:
             if run.omits:
                 self._omitting.add(one.relation.fingerprint)
         return groups
+
+
+def _mistake(link: Link, relation: Relation, error: StepError) -> Mistake:
+    return Mistake(str(link.site.at(error.way, error.line)), relation.qualified, str(error), error.hint)
 
 
 def _without(groups: Sequence[Group], refused: Mapping[int, str]) -> list[Group]:

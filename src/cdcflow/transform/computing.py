@@ -25,7 +25,7 @@ from cdcflow.transform.rows import (
     only,
     scattered,
 )
-from cdcflow.transform.step import Bound, Run, StepError, Way
+from cdcflow.transform.step import Bound, Noted, Run, StepError, Way
 
 #: Kinds of changes that have a new row.
 _WITH_NEW = frozenset((Op.INSERT, Op.UPDATE, Op.READ))
@@ -192,12 +192,14 @@ def bound_columns(relation: Relation, items: Sequence[Item], drop: Columns = fro
     made = passed(relation)
     places: list[int] = []
     old_side: list[int] = []
+    noted = Noted()
     for number, item in enumerate(items):
         there = relation.names.index(item.name) if item.name in relation.names else None
         of_row = not about_change(item.expression)
         key = relation.full and of_row
         if there is not None and relation.columns[there].key and not relation.full:
-            _check_key(relation, item)
+            with noted.one():
+                _check_key(relation, item)
             key = True
         column = column_of(item.expression, item.name, key=key)
         if key:
@@ -208,6 +210,7 @@ def bound_columns(relation: Relation, items: Sequence[Item], drop: Columns = fro
         else:
             places.append(there)
             made[there] = Made(column, there if item.continues else None)
+    noted.raise_all()
     kept = [i for i in range(len(made)) if i not in drop]
     unique(made[i].column.name for i in kept)
     output = derived(relation, [made[i] for i in kept])
@@ -309,4 +312,10 @@ def quoted(name: str) -> str:
 
 def located(options: Mapping[str, str], relation: Relation) -> list[Item]:
     """The items of a mapping from column to expression."""
-    return [Item(name, bound_expression(text, relation, (name,)), (name,)) for name, text in options.items()]
+    noted = Noted()
+    items = []
+    for name, text in options.items():
+        with noted.one():
+            items.append(Item(name, bound_expression(text, relation, (name,)), (name,)))
+    noted.raise_all()
+    return items

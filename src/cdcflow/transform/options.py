@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, RootModel
 
 from cdcflow.model import Relation
 from cdcflow.sink import Settings
-from cdcflow.transform.step import StepError, Way
+from cdcflow.transform.step import Noted, StepError, Way
 
 T = TypeVar("T")
 
@@ -35,6 +35,17 @@ def place_of(relation: Relation, name: str, way: Way = ()) -> int:
         return relation.names.index(name)
     except ValueError:
         raise StepError(f"there is no column {name!r}", hint=nearest(name, relation.names), way=way) from None
+
+
+def places_of(relation: Relation, names: Iterable[tuple[Way, str]]) -> list[int]:
+    """The indexes of columns, each with the way to its name. Raises StepError for all that are not there."""
+    noted = Noted()
+    found = []
+    for way, name in names:
+        with noted.one():
+            found.append(place_of(relation, name, way))
+    noted.raise_all()
+    return found
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -86,7 +86,7 @@ the same way: `cdcflow/transform/steps/rename.py` is a short one to begin with.
 ```python
 from cdcflow.model import Group, Relation
 from cdcflow.transform import Bound, Run, StepContext, StepPlugin
-from cdcflow.transform.options import Names, Plain, place_of
+from cdcflow.transform.options import Names, Plain, places_of
 from cdcflow.transform.rows import assembled, bits, has_old, metas, new_columns, old_columns
 import pyarrow.compute as pc
 
@@ -100,8 +100,9 @@ class Upper:
         self._names = options.root
 
     def bind(self, relation: Relation) -> Bound:
-        # Once per shape of a table. Raise StepError where the step does not fit it.
-        places = [place_of(relation, name, (i,)) for i, name in enumerate(self._names)]
+        # Once per shape of a table. Raise StepError where the step does not fit it: this does, for all
+        # columns that are not there. `Noted` does so for mistakes of your own.
+        places = places_of(relation, (((i,), name) for i, name in enumerate(self._names)))
 
         def apply(group: Group, run: Run) -> list[Group]:
             # For every batch: whole columns of Postgres' text, as Arrow arrays.
@@ -118,7 +119,15 @@ class Upper:
         return Bound((relation,), apply)
 
 
-upper = StepPlugin("upper", Columns, Upper, about="Makes text upper case.", example="- upper: [status]")
+upper = StepPlugin(
+    "upper",
+    Columns,
+    Upper,
+    # The columns that it makes: where it does not fit, the steps behind it are judged all the same.
+    makes=lambda options: options.root,
+    about="Makes text upper case.",
+    example="- upper: [status]",
+)
 ```
 
 ```toml

@@ -5,7 +5,8 @@ is found before any row flows and the hot call looks nothing up. It works on who
 neither waits nor writes: what it needs from outside comes as a service of the context.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -25,13 +26,40 @@ class StepError(ConfigurationError):
     """A step's options do not fit the table that it is bound to.
 
     `way` leads to the wrong value within the options; `line` is the line within that value's text, from 1,
-    where it has several. The chain says the file and its line.
+    where it has several. The chain says the file and its line. `also` is what else is wrong.
     """
 
     def __init__(self, message: str, *, hint: str = "", way: Way = (), line: int = 1) -> None:
         super().__init__(message, hint=hint)
         self.way = way
         self.line = line
+        self.also: tuple[StepError, ...] = ()
+
+    @property
+    def all(self) -> tuple["StepError", ...]:
+        return (self, *self.also)
+
+
+class Noted:
+    """Notes mistakes and goes on, so that all of them are found: each piece of work in a `with noted.one():`,
+    and `raise_all` behind them."""
+
+    def __init__(self) -> None:
+        self._found: list[StepError] = []
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        try:
+            yield
+        except StepError as error:
+            self._found += error.all
+
+    def raise_all(self) -> None:
+        """Raises the first of what was noted, with the others; nothing, where nothing was."""
+        if self._found:
+            first, *others = self._found
+            first.also = tuple(others)
+            raise first
 
 
 #: Schema and name.
@@ -75,7 +103,8 @@ class StepContext:
     mask_key: SecretStr | None = None
     #: The source's tables, or those of the flow's warehouse that is named. Called when a step is bound.
     tables: Callable[[str | None], Tables] | None = None
-    #: What files of the configuration say, of those that are not to be read where they are.
+    #: What the files hold that steps are made of (`StepPlugin.files`). A step's that are not here are read
+    #: where they are.
     code: Mapping[Path, bytes] = field(default_factory=dict)
 
 
@@ -171,6 +200,14 @@ class StepPlugin:
     window: Callable[[Any], float | None] = lambda _options: None
     #: Whether it sends rows to other tables than the one they came from.
     moves: bool = False
+    #: Columns that it makes, or makes anew, by its options; None: that shows with a table only. So that
+    #: behind a step that does not fit, the steps which do not need those columns are judged, too.
+    makes: Callable[[Any], Iterable[str] | None] = lambda _options: None
+    #: The files of the configuration's directory that it is made of, and what they hold: they are part of the
+    #: flow's revision. Asked with the options, that directory, and what reads a file (None: there is none).
+    files: Callable[[Any, Path, Callable[[Path], bytes | None]], Mapping[Path, bytes]] = (
+        lambda _options, _base, _read: {}
+    )
     #: For the reference: what it does, in Markdown, and a piece of a flow file.
     about: str = ""
     example: str = ""

@@ -1,7 +1,8 @@
 """Stands in for capture in the tests of the engine, where no database is needed: a process of the engine
 that appends one change every few milliseconds to a real journal.
 
-Its behaviour is in the environment: PROBE_CHANGES, how many changes the journal is to hold in the end;
+How many changes the journal is to hold is in the file `changes` beside the configuration, and may grow.
+The rest of its behaviour is in the environment:
 PROBE_ROWS, how many rows these are about, in turn (none: a new one each);
 PROBE_FAIL, a message to fail with for good; PROBE_STATE, the state to report.
 """
@@ -20,6 +21,7 @@ from cdcflow.testing.scripted import JournalSource
 
 class Probe:
     def __init__(self, config: Path, report: Reporter) -> None:
+        self._wanted = config.with_name("changes")
         read = load_parts(config).config
         assert read is not None
         self._path = read.journal.path
@@ -31,11 +33,10 @@ class Probe:
         if "PROBE_FAIL" in os.environ:
             raise SourceError(os.environ["PROBE_FAIL"], hint="mend it")
         source = JournalSource(self._path)
-        wanted = int(os.environ["PROBE_CHANGES"])
-        rows = int(os.environ.get("PROBE_ROWS", wanted or 1))
+        rows = int(os.environ.get("PROBE_ROWS", 1 << 40))
         while not self._stop.wait(0.005):
             offset = source.writer.tail.offset
-            if offset < wanted:
+            if offset < int(self._wanted.read_text()):
                 source.change([(offset % rows, f"note {offset}")])
             state = os.environ.get("PROBE_STATE", "streaming")
             self._report(CaptureReport({"state": state, "delivered": self._delivered}))

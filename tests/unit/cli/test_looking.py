@@ -233,3 +233,31 @@ def test_the_example_flows_do_what_their_examples_say(monkeypatch: pytest.Monkey
     shown: Result = run("flow", "test")
     assert shown.exit_code == 0, shown.output
     assert "8 of 8 example(s) hold" in shown.output
+
+
+def test_validate_tells_everything_that_is_wrong_in_every_file(shop: Path, run: Run) -> None:
+    write(
+        shop,
+        "bad",
+        "from: [public.orders]\nto: hook\non_reject: never\n"
+        "transforms:\n- filter: status = = 1\n- set: {a: 'id +', b: 'nothing('}\n",
+    )
+    write(
+        shop,
+        "misspelt",
+        "from: [public.orders]\nto: events\ntransforms:\n- filter: staus = 'x'\n- mask: {emial: redact}\n",
+    )
+    shown = run("flow", "validate", "--json")
+    assert shown.exit_code == 2
+    found = [one for one in json.loads(shown.stdout) if one["severity"] == "error"]
+    said = [f"{one['subject']}: {one['message']}" for one in found]
+    places = ["bad.yaml:3", "bad.yaml:5", "bad.yaml:6", "bad.yaml:6", "misspelt.yaml:4", "misspelt.yaml:5"]
+    assert len(said) == len(places)
+    for place, one in zip(places, said, strict=True):
+        assert place in one
+    assert "flow paid" in shown.stdout
+    only = run("flow", "validate", "paid", "misspelt", "--json")
+    assert only.exit_code == 2
+    assert "bad.yaml" not in only.stdout
+    assert run("flow", "validate", "paid").exit_code == 0
+    assert "there is no flow 'piad'" in run("flow", "validate", "piad").output

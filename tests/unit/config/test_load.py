@@ -428,6 +428,7 @@ def test_the_package_gives_what_others_code_against() -> None:
     assert load_config is load
     assert set(Config.__dataclass_fields__) == {
         "path", "base", "source", "journal", "engine", "sinks", "flows", "mask_key",
+        "refused",
     }  # fmt: skip
 
 

@@ -106,6 +106,63 @@ def test_python_that_does_not_load_is_refused_and_what_it_was_runs_on_over_resta
     assert source_of(files.of_a_process().flows["one"]) == GOOD + "\n# mended\n"
 
 
+HELPED = "from lib.texts import note\n\ndef transform(change):\n    return note(change)\n"
+
+
+def held(config: Config, file: Path) -> str:
+    return config.flows["one"].code[file].decode()
+
+
+@pytest.mark.parametrize("broken", ["import nowhere_to_be_found\n", "def note(:\n", "", None])
+def test_what_a_step_s_file_imports_is_part_of_the_flow_over_restarts(
+    files: Files, broken: str | None
+) -> None:
+    (files.folder / "lib").mkdir()
+    texts = files.folder / "lib" / "texts.py"
+    files.write("flows/one.yaml", STEP)
+    files.write("step.py", HELPED)
+    files.write("lib/texts.py", "def note(change):\n    return change\n")
+    running = files.start()
+    first = running.config.flows["one"].revision
+
+    files.write("lib/texts.py", "def note(change):\n    return None\n")
+    better = files.reload(running)
+    assert better.config.flows["one"].revision != first
+    assert "return None" in held(files.of_a_process(), texts)
+
+    if broken is None:
+        texts.unlink()
+    else:
+        files.write("lib/texts.py", broken)
+    after = files.reload(better)
+    [refused] = after.refused
+    assert (refused.flow, refused.runs) == ("one", True)
+    assert ("texts" if broken is not None else "No module named 'lib'") in refused.message
+    assert after.config.flows == better.config.flows
+    # A process that is started now, and the engine itself.
+    assert files.of_a_process().flows["one"].revision == better.config.flows["one"].revision
+    assert "return None" in held(files.of_a_process(), texts)
+    again = files.start()
+    assert [(one.flow, one.runs) for one in again.refused] == [("one", True)]
+    assert "return None" in held(again.config, texts)
+
+    files.write("lib/texts.py", "def note(change):\n    return change\n")
+    mended = files.reload(again)
+    assert mended.refused == ()
+    assert mended.config.flows["one"].revision == first
+
+
+def test_a_module_that_comes_beside_what_was_taken_over_is_no_part_of_it(files: Files) -> None:
+    files.write("flows/one.yaml", STEP)
+    files.write("step.py", "try:\n    import extra\nexcept ImportError:\n    pass\n" + GOOD)
+    running = files.start()
+    files.write("extra.py", "1 / 0\n")
+    assert files.of_a_process().flows["one"].revision == running.config.flows["one"].revision
+    assert list(files.of_a_process().flows["one"].code) == [files.code]
+    [refused] = files.reload(running).refused
+    assert "extra.py" in refused.message
+
+
 def test_an_inline_flow_that_does_not_fit_its_tables_keeps_the_main_file_from_being_taken_over(
     files: Files,
 ) -> None:
@@ -122,3 +179,17 @@ def test_an_inline_flow_that_does_not_fit_its_tables_keeps_the_main_file_from_be
     assert load(files.folder / "cdcflow.yaml") != running.config
     files.write("cdcflow.yaml", inline.replace("CONDITION", "note is null"))
     assert files.reload(after).refused == ()
+
+
+def test_a_refusal_says_all_that_is_wrong_with_the_file(files: Files) -> None:
+    good = "from: [orders]\nto: events\ntransforms:\n- filter: note is not null\n- set: {a: id + 1}\n"
+    files.write("flows/one.yaml", good)
+    running = files.start()
+    files.write("flows/one.yaml", good.replace("note", "noet").replace("id + 1", "idd + 1"))
+    [refused] = files.reload(running).refused
+    for word in ("2 things are wrong", "one.yaml:4", "'noet'", "did you mean note", "one.yaml:5", "'idd'"):
+        assert word in refused.message
+    files.write("flows/one.yaml", good.replace("not null", "nott null").replace("id + 1", "id +"))
+    [refused] = files.reload(running).refused
+    for word in ("2 things are wrong", "one.yaml:4", "one.yaml:5"):
+        assert word in refused.message

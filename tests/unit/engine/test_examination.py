@@ -128,6 +128,45 @@ sinks: {events: {type: jsonl, path: events}}
         assert word in said
 
 
+def test_every_mistake_in_a_flow_s_steps_is_a_finding_of_its_own_and_the_sink_judges_what_fits(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "cdcflow.yaml"
+    path.write_text(
+        """\
+source: {dsn: "postgresql://127.0.0.1:1/shop", tables: [public.*]}
+sinks: {events: {type: jsonl, path: events}}
+flows:
+- name: one
+  from: [orders, copies, lines]
+  to: events
+  transforms:
+  - mask: {noet: redact}
+    tables: [orders, copies]
+  - set: {a: note + 1, b: idd + 1}
+    tables: [orders]
+""",
+        encoding="utf-8",
+    )
+    tables = [
+        ExpectedTable(make_relation(name, ["id", "note"], oid=oid), ("note",), 8192)
+        for oid, name in enumerate(("orders", "copies", "lines"), 1)
+    ]
+    found = judge_flows(load(path), tables)
+    assert [(one.severity, one.subject) for one in found] == [
+        *[("error", "flow one")] * 3,
+        ("warning", "flow one"),
+    ]
+    mask, first, second, sink = found
+    assert "cdcflow.yaml:8: flows[0].transforms[0].mask.noet: public.orders, public.copies: " in (
+        mask.message
+    )
+    assert mask.remedy == "did you mean 'note'?"
+    assert "cdcflow.yaml:10: flows[0].transforms[1].set.a: public.orders: " in first.message
+    assert "cdcflow.yaml:10: flows[0].transforms[1].set.b: public.orders: " in second.message
+    assert "public.lines (note)" in sink.message
+
+
 def test_a_warehouse_that_cannot_be_asked_yet_is_no_error_before_the_first_run(tmp_path: Path) -> None:
     path = tmp_path / "cdcflow.yaml"
     step = "{table: public.orders, warehouse: all, on: [id], columns: {there: note}}"

@@ -1,22 +1,26 @@
 """The receiver that tests, demo and bench rely on."""
 
 import base64
+import gc
 import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import orjson
 import pytest
 from standardwebhooks import Webhook
 
+from cdcflow.testing.ports import PORTS
 from cdcflow.testing.receiver import Answer, Received, Receiver, verifier, verify
-from cdcflow.testing.waiting import eventually
+from cdcflow.testing.waiting import TIMEOUT, eventually
 
 KEY = bytes(range(24))
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
@@ -33,7 +37,7 @@ def signed(body: bytes, identity: str = "a", at: float | None = None, secret: st
 
 def connect(receiver: Receiver) -> http.client.HTTPConnection:
     host, _, port = receiver.url.removeprefix("http://").rstrip("/").partition(":")
-    return http.client.HTTPConnection(host, int(port), timeout=10)
+    return http.client.HTTPConnection(host, int(port), timeout=TIMEOUT)
 
 
 def post(connection: http.client.HTTPConnection, body: bytes, headers: Mapping[str, str]) -> int:
@@ -141,10 +145,23 @@ def test_it_comes_back_on_the_port_that_it_had() -> None:
     connection.close()
     receiver.start()
     assert receiver.url == url
+    # None that an outgoing connection may be given meanwhile.
+    assert urlsplit(url).port in PORTS
     assert post(connection, b"y", {}) == 204
     connection.close()
     receiver.stop()
     assert [request.body for request in receiver.requests] == [b"x", b"y"]
+
+
+def test_connections_that_come_with_its_end_are_closed_with_it() -> None:
+    for _ in range(10):
+        with Receiver() as receiver:
+            address = ("127.0.0.1", urlsplit(receiver.url).port)
+            clients = [socket.create_connection(address) for _ in range(20)]
+        for client in clients:
+            client.close()
+    # What nobody has closed is a warning, and warnings are errors.
+    gc.collect()
 
 
 def test_a_port_that_is_taken_is_an_error() -> None:
@@ -185,14 +202,14 @@ def test_as_a_process_it_prints_its_url_and_records_what_comes(tmp_path: Path, n
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         host, _, port = url.removeprefix("http://").rstrip("/").partition(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection = http.client.HTTPConnection(host, int(port), timeout=TIMEOUT)
         body = b'{"big":123456789012345678901234567890,\n"a":1}'
         assert post(connection, body, signed(body, "first")) == 204
         assert post(connection, b"not json", {}) == 401
         connection.close()
         eventually(lambda: len(record.read_bytes().splitlines()) == 2)
         process.send_signal(number)
-        assert process.wait(10) == 0
+        assert process.wait(TIMEOUT) == 0
     first, second = record.read_bytes().splitlines()
     assert b'"body":{"big":123456789012345678901234567890, "a":1}' in first
     found = orjson.loads(first)

@@ -14,7 +14,7 @@ from cdcflow.sink.event import events
 from cdcflow.testing.batches import Made, batch_of, made_message, make_relation
 from cdcflow.testing.history import CUSTOMERS, LOG, ORDERS, History, delete, insert, truncate, update
 from cdcflow.testing.steps import chain, link, rows, through
-from cdcflow.transform import Bound, Chain, Run, StepContext, StepPlugin
+from cdcflow.transform import Bound, Chain, Misfit, Run, StepContext, StepError, StepPlugin
 from cdcflow.transform.options import Plain
 
 
@@ -226,3 +226,57 @@ def test_the_place_of_a_file_below_is_short(monkeypatch: pytest.MonkeyPatch, tmp
     with pytest.raises(ConfigurationError, match=r"^flows/a\.yaml:1: "):
         Chain([replace(made.links[0], site=site)]).bind(ORDERS)
     assert rows(Chain()(some()))
+
+
+def mistakes(*steps: dict[str, Any]) -> list[tuple[str, str]]:
+    """Place and message of each thing that is wrong, each of which has a remedy."""
+    with pytest.raises(Misfit) as caught:
+        chain(*steps).bind(ORDERS)
+    assert all(one.hint for one in caught.value.mistakes)
+    return [(one.place, one.message.split("\n")[0]) for one in caught.value.mistakes]
+
+
+def test_all_that_is_wrong_with_the_steps_is_said_at_once_each_with_its_place() -> None:
+    found = mistakes(
+        {"filter": "stat = 'paid'"},
+        {"set": {"a": "upper(bdy)", "b": "upper(status)", "c": "nothing_such(id)"}},
+        {"mask": {"nmae": "sha256", "status": "redact", "mial": "null"}},
+        {"select": ["id", "status", "wight", "hight"]},
+    )
+    assert [place for place, _ in found] == [
+        "flow.yaml:1: transforms[0].filter.where",
+        "flow.yaml:2: transforms[1].set.a",
+        "flow.yaml:2: transforms[1].set.c",
+        "flow.yaml:3: transforms[2].mask.nmae",
+        "flow.yaml:3: transforms[2].mask.mial",
+        "flow.yaml:4: transforms[3].select[2]",
+        "flow.yaml:4: transforms[3].select[3]",
+    ]
+    assert "'stat'" in found[0][1]
+    assert "at column 7" in found[1][1]
+
+
+def test_what_follows_from_a_mistake_is_no_mistake_of_its_own() -> None:
+    found = mistakes(
+        {"set": {"gross": "totl * 2", "name": "upper(status)"}},
+        {"filter": "gross > 10 and length(name) > 1"},
+        {"cast": {"gross": "int8"}},
+        {"rename": {"gross": "sum", "nmae": "title", "name": "caption"}},
+        {"set": {"x": "sum + length(title) + length(caption)", "y": "idd + 1"}},
+    )
+    assert [place for place, _ in found] == [
+        "flow.yaml:1: transforms[0].set.gross",
+        "flow.yaml:4: transforms[3].rename.nmae",
+        "flow.yaml:5: transforms[4].set.y",
+    ]
+
+
+def test_behind_a_step_that_says_not_what_it_makes_nothing_is_judged() -> None:
+    class _Never(_Twice):
+        def bind(self, relation: Relation) -> Bound:
+            raise StepError("does not fit", hint="leave it out")
+
+    links = [link(StepPlugin("never", Anything, _Never), {"never": None}), *chain({"filter": "x = 1"}).links]
+    with pytest.raises(Misfit) as caught:
+        Chain(links).bind(ORDERS)
+    assert [one.message for one in caught.value.mistakes] == ["does not fit"]

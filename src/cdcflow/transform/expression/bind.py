@@ -5,7 +5,8 @@ Constant parts are computed at once, as Postgres' planner does (clauses.c, eval_
 strict function of NULL is NULL without its other arguments being evaluated, and `false AND …` is false.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -13,21 +14,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdcflow.errors import ExpressionError
-from cdcflow.transform.expression import branches, casts, catalog, lists, parse, reading, resolve
+from cdcflow.transform.expression import casts, catalog, forms, parse, reading, resolve
 from cdcflow.transform.expression.conversion import codec, decimal_type
 from cdcflow.transform.expression.frame import Datum, Rows
-from cdcflow.transform.expression.function import Fails, Refused, Supported, Variant, constant_value
+from cdcflow.transform.expression.function import Fails, Refused, Supported, Variant
 from cdcflow.transform.expression.node import Bound, Run, as_array, combined, constant, undecided
 from cdcflow.transform.expression.scope import Column, Meta, Scope
 from cdcflow.transform.expression.sqltype import (
     BOOL,
-    DATE,
     INT4,
     INT8,
     NUMERIC,
     TEXT,
-    TIMESTAMP,
-    TIMESTAMPTZ,
     SqlType,
     builtin,
     length_typmod,
@@ -35,19 +33,15 @@ from cdcflow.transform.expression.sqltype import (
 )
 from cdcflow.transform.expression.table import FUNCTIONS, OPERATORS
 
-#: Collations that compare by code point.
-_BY_CODE_POINT = ("C", "POSIX", "ucs_basic", "pg_c_utf8")
-_ODD = "the value is no label of an enum: cast it to text to compare it"
-
 
 def bind(text: str, scope: Scope) -> Bound:
     """Raises ExpressionError."""
-    binder = _Binder(text, scope)
+    binder = Binder(text, scope)
     result = binder.bind(parse.parse(text))
     return binder.coerce(result, TEXT) if result.undecided else result
 
 
-class _Binder:
+class Binder:
     def __init__(self, text: str, scope: Scope) -> None:
         self.text = text
         self.scope = scope
@@ -73,15 +67,15 @@ class _Binder:
             case parse.Cast():
                 return self._cast(node)
             case parse.Case():
-                return self._case(node)
+                return forms.case(self, node)
             case parse.Form():
-                return self._form(node)
+                return forms.form(self, node)
 
     # --- names and literals ---
 
     def _name(self, node: parse.Name) -> Bound:
         found = self.scope.resolve(node.parts, self.text, node.at)
-        return self._column(found, node.at) if isinstance(found, Column) else self._meta(found, node.at)
+        return self._column(found, node.at) if isinstance(found, Column) else self.meta(found, node.at)
 
     def _column(self, column: Column, at: int) -> Bound:
         row, index, kind = column.row, column.index, column.type
@@ -94,7 +88,7 @@ class _Binder:
             text=lambda rows: rows.text(row, index),
         )
 
-    def _meta(self, meta: Meta, at: int) -> Bound:
+    def meta(self, meta: Meta, at: int) -> Bound:
         name = meta.name
         return Bound(meta.type, lambda rows: rows.meta(name), at, metas=frozenset({name}))
 
@@ -157,9 +151,7 @@ class _Binder:
         value = self.coerce(value, target.bare, node.at)
         if target.typmod < 0:
             # A cast to the type without its modifier leaves the value as it is.
-            return Bound(
-                **{**_fields(value), "type": target if not target.declared else value.type, "at": node.at}
-            )
+            return replace(value, type=value.type if target.declared else target, at=node.at)
         fit = casts.fit(target)
         if fit is None:
             raise self.refusal(
@@ -243,7 +235,7 @@ class _Binder:
         try:
             resolved = resolve.operator(name, types)
         except resolve.NoMatch as error:
-            raise self._no_match(name, args, at, error) from None
+            raise self.no_match(name, args, at, error) from None
         return self._resolved(supported, resolved, args, at)
 
     def _call(self, node: parse.Call) -> Bound:
@@ -263,7 +255,7 @@ class _Binder:
         try:
             resolved = resolve.function(name, [arg.type for arg in args])
         except resolve.NoMatch as error:
-            raise self._no_match(f"{name}()", args, at, error) from None
+            raise self.no_match(f"{name}()", args, at, error) from None
         return self._resolved(FUNCTIONS[name], resolved, args, at)
 
     def _resolved(
@@ -306,9 +298,7 @@ class _Binder:
         bound = combined(
             result, _calling(kernel, args), at, args, fails=variant.may_fail(args), collation=collation
         )
-        return (
-            bound if not variant.stable else Bound(**{**_fields(bound), "metas": frozenset({"commit_time"})})
-        )
+        return bound if not variant.stable else replace(bound, metas=frozenset({"commit_time"}))
 
     def _folded(self, kernel: Any, args: Sequence[Bound], at: int) -> pa.Scalar:
         rows = Rows(None, 1)
@@ -327,7 +317,7 @@ class _Binder:
         shown = f"the {what} {name}" if what == "operator" else f"{name}()"
         return self.refusal(f"{shown} is not supported", at, hint)
 
-    def _no_match(self, name: str, args: list[Bound], at: int, error: resolve.NoMatch) -> ExpressionError:
+    def no_match(self, name: str, args: list[Bound], at: int, error: resolve.NoMatch) -> ExpressionError:
         types = ", ".join("a literal" if arg.undecided else arg.type.name for arg in args)
         if error.ambiguous:
             return self.refusal(
@@ -359,355 +349,6 @@ class _Binder:
             inputs=frozenset({("old", index), ("new", index)}),
             unknown=lambda rows: rows.unknown("new", index),
         )
-
-    # --- CASE ---
-
-    def _case(self, node: parse.Case) -> Bound:
-        operand = None
-        if node.operand is not None:
-            operand = self.bind(node.operand)
-            operand = self.coerce(operand, TEXT) if operand.undecided else operand
-            operand = _shared(operand)
-        conditions = []
-        for condition, _ in node.branches:
-            if operand is not None:
-                bound = self.operator("=", [operand, self.bind(condition)], condition.at)
-            else:
-                bound = self.boolean(self.bind(condition), "a condition of CASE")
-            conditions.append(bound)
-        values = [self.bind(value) for _, value in node.branches]
-        otherwise = undecided(None, node.at) if node.otherwise is None else self.bind(node.otherwise)
-        # Postgres looks at ELSE first when it chooses the type (parse_expr.c, transformCaseExpr).
-        (otherwise, *values), kind = self.common([otherwise, *values], "CASE", node.at)
-        kept: list[tuple[Bound, Bound]] = []
-        for test, value in zip(conditions, values, strict=True):
-            if test.constant is None:
-                kept.append((test, value))
-            elif test.constant.as_py():
-                otherwise = value
-                break
-        if not kept:
-            return _retyped(otherwise, kind)
-        parts = [part for branch in kept for part in branch] + [otherwise]
-        return combined(
-            kind,
-            branches.case(kept, otherwise),
-            node.at,
-            parts,
-            unknown=branches.case_unknown(kept, otherwise),
-            collation=next((v.collation for _, v in kept if v.collation), otherwise.collation),
-        )
-
-    # --- forms ---
-
-    def _form(self, node: parse.Form) -> Bound:
-        kind = node.kind
-        if kind in ("and", "or"):
-            args = [self.boolean(self.bind(arg), f"an operand of {kind.upper()}") for arg in node.args]
-            return self.logical(kind, args, node.at)
-        if kind in _BOOLEAN_TESTS:
-            what = kind.upper()
-            value = self.boolean(self.bind(node.args[0]), f"the operand of {what}")
-            test = _BOOLEAN_TESTS[kind]
-            return self.apply(Variant(lambda _rows, v: test(v), strict=False), [value], BOOL, node.at)
-        if kind in ("is null", "is not null"):
-            return self._null_test(self.bind(node.args[0]), kind == "is null", node.at)
-        if kind in ("is distinct", "is not distinct"):
-            left, right = (self.bind(arg) for arg in node.args)
-            return self._distinct(left, right, node.at, negated=kind == "is not distinct")
-        if kind in ("in", "not in"):
-            return self._in(node)
-        if "between" in kind:
-            return self._between(node)
-        if kind == "coalesce":
-            return self._coalesce(node)
-        if kind == "nullif":
-            return self._nullif(node)
-        if kind in ("greatest", "least"):
-            return self._extreme(node)
-        if kind == "like":
-            return self.operator(node.name, [self.bind(arg) for arg in node.args], node.at)
-        if kind == "similar":
-            return self.operator(node.name, [self.bind(arg) for arg in node.args], node.at)
-        if kind == "array":
-            return self._array(node)
-        if kind == "subscript":
-            return self._subscript(node)
-        if kind in ("any", "all"):
-            return self._any_or_all(node)
-        if kind == "collate":
-            return self._collate(node)
-        if kind == "value":
-            return self._value(node)
-        raise self.refusal(f"{kind.upper()} is not supported", node.at)
-
-    def logical(self, kind: str, args: list[Bound], at: int) -> Bound:
-        """AND and OR, with what constants decide decided now."""
-        decided = kind == "or"
-        kept = []
-        for arg in args:
-            if arg.constant is None or not arg.constant.is_valid:
-                kept.append(arg)
-            elif arg.constant.as_py() is decided:
-                return constant(BOOL, pa.scalar(decided), at)
-        if not kept:
-            return constant(BOOL, pa.scalar(not decided), at)
-        if len(kept) == 1 or all(arg.constant is not None for arg in kept):
-            return kept[0]
-        run = branches.disjunction(kept) if decided else branches.conjunction(kept)
-        return combined(BOOL, run, at, kept, unknown=branches.logical_unknown(kept, decided=decided))
-
-    def negated(self, value: Bound, at: int) -> Bound:
-        return self.apply(Variant(lambda _rows, v: pc.invert(v)), [value], BOOL, at)
-
-    def _null_test(self, value: Bound, wanted: bool, at: int) -> Bound:
-        if value.constant is not None:
-            return constant(BOOL, pa.scalar(value.constant.is_valid is not wanted), at)
-        read = value.text or value.run
-
-        def run(rows: Rows) -> Datum:
-            values = as_array(read(rows), rows.count)
-            if value.type.declared:
-                # A composite of NULLs is NULL; the stream does not tell composites from enums.
-                rows.fail_where(pc.fill_null(pc.starts_with(values, "("), False), _ODD)
-            return values.is_null() if wanted else values.is_valid()
-
-        return combined(BOOL, run, at, [value], fails=value.type.declared)
-
-    def equality(self, left: Bound, right: Bound, at: int) -> Bound:
-        return self.operator("=", [left, right], at)
-
-    def _distinct(self, left: Bound, right: Bound, at: int, *, negated: bool) -> Bound:
-        left, right = _shared(left), _shared(right)
-        equal = self.operator("=", [left, right], at) if not (left.undecided and right.undecided) else None
-        if equal is None:
-            left, right = self.coerce(left, TEXT), self.coerce(right, TEXT)
-            equal = self.operator("=", [left, right], at)
-
-        def run(rows: Rows) -> Datum:
-            a, b = left.run(rows), right.run(rows)
-            both = pc.and_(pc.is_null(a), pc.is_null(b))
-            same = as_array(pc.or_(pc.fill_null(equal.run(rows), False), both), rows.count)
-            return same if negated else pc.invert(same)
-
-        result = combined(BOOL, run, at, [left, right, equal])
-        if left.constant is not None and right.constant is not None:
-            return constant(BOOL, as_array(run(Rows(None, 1)), 1)[0], at)
-        return result
-
-    def _in(self, node: parse.Form) -> Bound:
-        """parse_expr.c, transformAExprIn: the constants as one array, every other item by itself."""
-        first, *items = node.args
-        value = _shared(self.bind(first))
-        bound = [self.bind(item) for item in items]
-        fixed = [item for item in bound if not item.inputs and not item.metas]
-        others = [item for item in bound if item.inputs or item.metas]
-        parts: list[Bound] = []
-        if len(fixed) > 1:
-            kind = resolve.common_type([value.type, *(item.type for item in fixed)])
-            if kind is None or kind.declared or kind.is_array:
-                others = bound
-            else:
-                parts.append(self._among(value, [self.coerce(item, kind) for item in fixed], kind, node.at))
-        else:
-            others = bound
-        if others is bound:
-            parts = []
-        parts += [self.operator("=", [value, item], node.at) for item in others]
-        result = self.logical("or", parts, node.at) if len(parts) > 1 else parts[0]
-        return self.negated(result, node.at) if node.kind == "not in" else result
-
-    def _among(self, value: Bound, items: list[Bound], kind: SqlType, at: int) -> Bound:
-        """`value = ANY (constants)`."""
-        equals = [self.operator("=", [value, item], at) for item in items]
-        operand = self.coerce(value, kind) if resolve.can_coerce(value.type, kind.key) else value
-        if (
-            kind.key not in _HASHABLE
-            or operand.type.key != kind.key
-            or any(i.constant is None for i in items)
-        ):
-            return self.logical("or", equals, at) if len(equals) > 1 else equals[0]
-        if operand.constant is not None:
-            return self.logical("or", equals, at)
-        present = [constant_value(item) for item in items if not item.is_null]
-        wanted = codec(kind).build(present)
-        has_null = len(present) < len(items)
-
-        def kernel(_rows: Rows, values: Datum) -> pa.Array:
-            found = pc.is_in(values, value_set=wanted)
-            unclear = pc.and_(pc.invert(found), True) if has_null else pc.is_null(values)
-            return pc.if_else(unclear, pa.scalar(None, pa.bool_()), found)
-
-        return self.apply(Variant(kernel), [operand], BOOL, at)
-
-    def _between(self, node: parse.Form) -> Bound:
-        value, low, high = (_shared(self.bind(arg)) for arg in node.args)
-
-        def inside(low: Bound, high: Bound) -> Bound:
-            bounds = [
-                self.operator(">=", [value, low], node.at),
-                self.operator("<=", [value, high], node.at),
-            ]
-            return self.logical("and", bounds, node.at)
-
-        def outside(low: Bound, high: Bound) -> Bound:
-            bounds = [self.operator("<", [value, low], node.at), self.operator(">", [value, high], node.at)]
-            return self.logical("or", bounds, node.at)
-
-        match node.kind:
-            case "between":
-                return inside(low, high)
-            case "not between":
-                return outside(low, high)
-            case "between symmetric":
-                return self.logical("or", [inside(low, high), inside(high, low)], node.at)
-            case _:
-                return self.logical("and", [outside(low, high), outside(high, low)], node.at)
-
-    def _coalesce(self, node: parse.Form) -> Bound:
-        values, kind = self.common([self.bind(arg) for arg in node.args], "COALESCE", node.at)
-        kept: list[Bound] = []
-        for value in values:
-            if value.is_null:
-                continue
-            kept.append(value)
-            if value.constant is not None:
-                break
-        if not kept:
-            return constant(kind, pa.scalar(None, codec(kind).arrow), node.at)
-        if len(kept) == 1:
-            return _retyped(kept[0], kind)
-        return combined(
-            kind,
-            branches.coalesce(kept),
-            node.at,
-            kept,
-            unknown=branches.coalesce_unknown(kept),
-            collation=next((v.collation for v in kept if v.collation), ""),
-        )
-
-    def _nullif(self, node: parse.Form) -> Bound:
-        left, right = (_shared(self.bind(arg)) for arg in node.args)
-        if left.undecided and right.undecided:
-            left = self.coerce(left, TEXT)
-        equal = self.operator("=", [left, right], node.at)
-        # Of the type that the operator takes it for (parse_expr.c, transformAExprNullIf).
-        kind = resolve.operator("=", [left.type, right.type]).args[0]
-        left = left if left.type.declared else self.coerce(left, kind)
-
-        def run(rows: Rows) -> Datum:
-            values = as_array(left.run(rows), rows.count)
-            same = pc.fill_null(as_array(equal.run(rows), rows.count), False)
-            return pc.if_else(same, pa.scalar(None, values.type), values)
-
-        if left.constant is not None and equal.constant is not None:
-            return constant(left.type, run(Rows(None, 1))[0], node.at)
-        return combined(left.type, run, node.at, [left, right, equal], collation=left.collation)
-
-    def _extreme(self, node: parse.Form) -> Bound:
-        what = node.kind.upper()
-        values, kind = self.common([self.bind(arg) for arg in node.args], what, node.at)
-        values = [_shared(value) for value in values]
-        name = ">" if node.kind == "greatest" else "<"
-        result = values[0]
-        for value in values[1:]:
-            result = _shared(self._better(name, value, result, kind, node.at))
-        return _retyped(result, kind)
-
-    def _better(self, name: str, value: Bound, best: Bound, kind: SqlType, at: int) -> Bound:
-        """The value if it is greater (less) than the best so far, or the other where one is NULL."""
-        comparison = self.operator(name, [value, best], at)
-
-        def run(rows: Rows) -> Datum:
-            a = as_array(value.run(rows), rows.count)
-            b = as_array(best.run(rows), rows.count)
-            wins = pc.fill_null(as_array(comparison.run(rows), rows.count), False)
-            wins = pc.or_(wins, b.is_null())
-            return branches.choose(wins, a, b)
-
-        if value.constant is not None and best.constant is not None:
-            return constant(kind, as_array(run(Rows(None, 1)), 1)[0], at, value.collation or best.collation)
-        return combined(kind, run, at, [value, best, comparison], collation=value.collation or best.collation)
-
-    def _array(self, node: parse.Form) -> Bound:
-        if not node.args:
-            raise self.refusal("an empty array needs a type", node.at, "write '{}'::text[]")
-        values, kind = self.common([self.bind(arg) for arg in node.args], "ARRAY", node.at)
-        if kind.declared or kind.is_array:
-            raise self.refusal(f"an array of {kind.name} is not supported", node.at)
-        return self.apply(Variant(lists.build(kind), strict=False), values, kind.bare.array, node.at)
-
-    def _subscript(self, node: parse.Form) -> Bound:
-        value, *indexes = (self.bind(arg) for arg in node.args)
-        if not value.type.is_array or len(indexes) != 1:
-            raise self.refusal(f"a subscript of {value.type.name} is not supported", node.at)
-        index = self.coerce(indexes[0], INT4) if indexes[0].undecided else indexes[0]
-        if not resolve.can_coerce(index.type, "int4"):
-            raise self.refusal("array subscript must have type integer", index.at)
-        index = self.coerce(index, INT4)
-        kernel = lists.item(value.type)
-        return self.apply(Variant(kernel, fails=True), [value, index], value.type.element, node.at)
-
-    def _any_or_all(self, node: parse.Form) -> Bound:
-        """`value op ANY (array)`."""
-        value, array = (self.bind(arg) for arg in node.args)
-        if array.undecided:
-            known = TEXT if value.undecided else value.type
-            if known.declared or known.is_array:
-                raise self.refusal(f"an array of {known.name} is not supported", array.at)
-            array = self.coerce(array, known.bare.array)
-        if not array.type.is_array:
-            raise self.refusal("op ANY/ALL requires an array on the right side", array.at)
-        element = array.type.element
-        try:
-            resolved = resolve.operator(node.name, [value.type, element])
-        except resolve.NoMatch as error:
-            raise self._no_match(
-                node.name, [value, Bound(element, array.run, array.at)], node.at, error
-            ) from None
-        if resolved.result.key != BOOL.key:
-            raise self.refusal("op ANY/ALL requires an operator that gives a boolean", node.at)
-        wanted = resolved.args[1]
-        variant = OPERATORS[node.name].variants.get(resolved.key) if node.name in OPERATORS else None
-        if variant is None or variant.kernel is None or wanted.key != element.key:
-            raise self.refusal(
-                f"{node.name} ANY/ALL of {array.type.name} is not supported here", node.at, "cast the array"
-            )
-        value = self.coerce(value, resolved.args[0])
-        kernel = lists.any_or_all(variant.kernel, element, every=node.kind == "all")
-        return self.apply(Variant(kernel, fails=True, strict=False), [value, array], BOOL, node.at)
-
-    def _collate(self, node: parse.Form) -> Bound:
-        value = self.bind(node.args[0])
-        value = self.coerce(value, TEXT) if value.undecided else value
-        if resolve.category(value.type) != "S":
-            raise self.refusal(f"{value.type.name} has no collation", node.at)
-        if node.name not in _BY_CODE_POINT:
-            raise self.refusal(f"the collation {node.name} is not supported", node.at, 'use collate "C"')
-        return Bound(**{**_fields(value), "collation": "C", "at": value.at})
-
-    def _value(self, node: parse.Form) -> Bound:
-        kinds = {
-            "current_date": DATE,
-            "current_timestamp": TIMESTAMPTZ,
-            "localtimestamp": TIMESTAMP,
-        }
-        if node.name not in kinds:
-            raise self.refusal(f"{node.name} is not supported", node.at)
-        if not self.scope.with_change:
-            raise self.refusal(
-                f"{node.name} is the change's commit time, but there is no change here", node.at
-            )
-        moment = self._meta(Meta("commit_time", TIMESTAMPTZ), node.at)
-        return self.coerce(moment, kinds[node.name])
-
-
-def _fields(value: Bound) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in Bound.__slots__}
-
-
-def _retyped(value: Bound, kind: SqlType) -> Bound:
-    return value if value.type == kind else Bound(**{**_fields(value), "type": kind})
 
 
 def _numeric_scalar(value: Any) -> pa.Scalar:
@@ -741,34 +382,6 @@ def _calling(kernel: Any, args: Sequence[Bound]) -> Run:
         return lambda rows: kernel(rows, left(rows), right(rows))
     return lambda rows: kernel(rows, *[run(rows) for run in runs])
 
-
-def _shared(value: Bound) -> Bound:
-    """The same value, computed once per evaluation though several parts read it."""
-    if value.constant is not None or value.text is not None or value.undecided:
-        return value
-    run, key = value.run, object()
-
-    def once(rows: Rows) -> Datum:
-        found = rows.shared.get(key)
-        if found is None:
-            found = rows.shared[key] = run(rows)
-        return found
-
-    return Bound(**{**_fields(value), "run": once})
-
-
-_BOOLEAN_TESTS: dict[str, Callable[[Any], Any]] = {
-    "not": pc.invert,
-    "is true": lambda v: pc.fill_null(v, False),
-    "is not true": lambda v: pc.invert(pc.fill_null(v, False)),
-    "is false": lambda v: pc.fill_null(pc.invert(v), False),
-    "is not false": lambda v: pc.fill_null(v, True),
-    "is unknown": pc.is_null,
-    "is not unknown": pc.is_valid,
-}
-
-#: Types whose Arrow form `is_in` finds as `=` does.
-_HASHABLE = ("int2", "int4", "int8", "text", "date", "uuid", "timestamp", "timestamptz", "bool")
 
 #: Names that the grammar or Postgres has twice.
 _SAME_NAME = {

@@ -11,7 +11,8 @@ from decimal import Decimal
 from typing import Any
 
 from cdcflow.transform.expression import exact
-from cdcflow.transform.expression.clock import date_field, is_infinite, iso_week
+from cdcflow.transform.expression.clock.fields import date_field, iso_week
+from cdcflow.transform.expression.clock.limits import is_infinite
 from cdcflow.transform.expression.function import (
     Fails,
     Kernel,

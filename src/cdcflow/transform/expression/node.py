@@ -2,7 +2,7 @@
 is made, so that evaluating it calls kernels and nothing else."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import pyarrow as pa
@@ -113,3 +113,22 @@ def as_array(datum: Datum, count: int) -> pa.Array:
 def truth(datum: Datum, count: int) -> pa.BooleanArray:
     """Where a condition is true: NULL is not."""
     return pc.fill_null(as_array(datum, count), False)
+
+
+def retyped(value: Bound, kind: SqlType) -> Bound:
+    return value if value.type == kind else replace(value, type=kind)
+
+
+def shared(value: Bound) -> Bound:
+    """The same value, computed once per evaluation though several parts read it."""
+    if value.constant is not None or value.text is not None or value.undecided:
+        return value
+    run, key = value.run, object()
+
+    def once(rows: Rows) -> Datum:
+        found = rows.shared.get(key)
+        if found is None:
+            found = rows.shared[key] = run(rows)
+        return found
+
+    return replace(value, run=once)

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -114,6 +115,40 @@ def written(value: Any, column: str) -> Any:
     raise Wrong(f"sets {column!r} to a {type(value).__name__}, which Postgres has no text for")
 
 
+class Modules:
+    """Finds and loads the modules of the configuration's directory: as they were given, not as they stand
+    there now. `files`: by name the path, what it holds, and whether it is a package. Raises SyntaxError for
+    one that is no Python, whether it is ever imported or not."""
+
+    def __init__(self, files: Mapping[str, tuple[str, bytes, bool]]) -> None:
+        self._files = files
+        self._code = {name: compile(source, file, "exec") for name, (file, source, _) in files.items()}
+        #: Folders without `__init__.py`.
+        self._folders = {
+            name.rpartition(".")[0] for name in files if "." in name and name.rpartition(".")[0] not in files
+        }
+        self._folders |= {outer for name in self._folders for outer in _outer(name) if outer not in files}
+
+    def find_spec(self, name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
+        if name in self._files:
+            file, _, is_package = self._files[name]
+            spec = ModuleSpec(name, self, origin=file, is_package=is_package)  # type: ignore[arg-type]
+            spec.has_location = True
+            return spec
+        return ModuleSpec(name, None, is_package=True) if name in self._folders else None
+
+    def create_module(self, _spec: ModuleSpec) -> None:
+        """As Python makes it."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(self._code[module.__name__], module.__dict__)  # noqa: S102 - meant to
+
+
+def _outer(name: str) -> Iterator[str]:
+    while name := name.rpartition(".")[0]:
+        yield name
+
+
 class Host:
     """The function, loaded, and what it may do."""
 
@@ -123,7 +158,8 @@ class Host:
         self.batch: bool = order["batch"]
         self.timeout: float = order["timeout"]
         limit(order["memory"])
-        sys.path.insert(0, str(self.base))
+        # Where the directory's place would be, were it the first of sys.path.
+        sys.meta_path.insert(sys.meta_path.index(PathFinder), Modules(order["modules"]))
         module = ModuleType(self.file.stem)
         module.__file__ = str(self.file)
         sys.modules[module.__name__] = module  # where dataclasses look for their module
@@ -274,8 +310,8 @@ def failed(host: Host | None, order: Mapping[str, Any], error: BaseException) ->
         return {"failed": kind, "said": host.told(error), "where": host.way(error)}
     base, file = Path(order["base"]), Path(order["file"])
     line = 1
-    if isinstance(error, SyntaxError) and error.filename == str(file):
-        line = error.lineno or 1
+    if isinstance(error, SyntaxError) and Path(error.filename or "").is_relative_to(base):
+        file, line = Path(str(error.filename)), error.lineno or 1
     else:
         for frame in traceback.extract_tb(error.__traceback__):
             if Path(frame.filename).is_relative_to(base):

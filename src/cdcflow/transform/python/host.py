@@ -1,8 +1,8 @@
 """Runs a user's function in a process of its own, with limits on its time and its memory.
 
 Whatever the function does, the caller goes on: it gets an answer, or an error that names the function's
-place, within the limit; `interrupt` ends the process at once. What runs is the source that it was given,
-whatever becomes of the file.
+place, within the limit; `interrupt` ends the process at once. What runs is the source that it was given, the
+modules' of the configuration's directory too, whatever becomes of the files.
 """
 
 import os
@@ -21,6 +21,7 @@ import msgpack
 
 from cdcflow.errors import Permanent
 from cdcflow.model import UNCHANGED
+from cdcflow.transform.python.modules import named
 
 #: The script, which is run by its path so that nothing of ours is imported.
 SCRIPT = Path(__file__).with_name("child.py")
@@ -42,6 +43,8 @@ class Function:
     base: Path
     file: Path
     source: bytes = field(repr=False)
+    #: What it imports from `base`.
+    modules: Mapping[Path, bytes] = field(repr=False)
     name: str
     batch: bool
     timeout: float
@@ -89,6 +92,7 @@ class Host:
                 "base": str(function.base),
                 "file": str(function.file),
                 "source": function.source,
+                "modules": named(function.base, function.modules),
                 "function": function.name,
                 "batch": function.batch,
                 "timeout": function.timeout,

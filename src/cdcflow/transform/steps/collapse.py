@@ -193,6 +193,7 @@ collapse = StepPlugin(
     "collapse",
     Window,
     _Collapse,
+    makes=lambda _options: (),
     window=_window,
     about="""\
 Of all changes of a row that are delivered together, leaves one: the row's last state, where the last of them

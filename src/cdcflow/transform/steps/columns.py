@@ -2,7 +2,7 @@
 
 from cdcflow.model import Group, Relation
 from cdcflow.transform.derive import Made, derived
-from cdcflow.transform.options import Names, Plain, place_of
+from cdcflow.transform.options import Names, Plain, places_of
 from cdcflow.transform.rows import reshaped
 from cdcflow.transform.step import Bound, Run, StepContext, StepError, StepPlugin
 
@@ -17,7 +17,7 @@ class _Columns:
         self._keep = keep
 
     def bind(self, relation: Relation) -> Bound:
-        named = {place_of(relation, name, (i,)) for i, name in enumerate(self._names)}
+        named = set(places_of(relation, (((i,), name) for i, name in enumerate(self._names))))
         kept = [i for i in range(len(relation.columns)) if (i in named) is self._keep]
         if not kept:
             raise StepError("no column would be left", hint="leave at least one")
@@ -47,6 +47,7 @@ select = StepPlugin(
     "select",
     ColumnNames,
     _select,
+    makes=lambda _options: (),
     about="""\
 Passes on the named columns only, in the order that the table has them. The key's columns must be among them,
 unless `key: none` stands before; a table under REPLICA IDENTITY FULL, whose rows are known by all of their
@@ -58,6 +59,7 @@ exclude = StepPlugin(
     "exclude",
     ColumnNames,
     _exclude,
+    makes=lambda _options: (),
     about="""\
 Passes on all columns but the named ones. A column that is added to the table later is passed on. The key's
 columns cannot be left out, unless `key: none` stands before or the table is under REPLICA IDENTITY FULL.""",

@@ -17,7 +17,7 @@ from cdcflow.model import Column, Group, Relation
 from cdcflow.transform.derive import Made, derived, passed
 from cdcflow.transform.options import ColumnName, Plain, place_of
 from cdcflow.transform.rows import assembled, bits, has_old, metas, new_columns, old_columns
-from cdcflow.transform.step import Bound, Run, StepContext, StepError, StepPlugin, Way
+from cdcflow.transform.step import Bound, Noted, Run, StepContext, StepError, StepPlugin, Way
 from cdcflow.types import PgType
 from cdcflow.types.arrays import Array
 from cdcflow.types.composite import Composite, WrongAttributes
@@ -37,23 +37,31 @@ class Shapes(Plain[dict[ColumnName, Any]]):
 
 class _Composite:
     def __init__(self, options: Shapes, _context: StepContext) -> None:
-        self._shapes = {name: _shape(given, (name,)) for name, given in options.root.items()}
+        self._shapes: dict[str, Composite] = {}
+        noted = Noted()
+        for name, given in options.root.items():
+            with noted.one():
+                self._shapes[name] = _shape(given, (name,))
+        noted.raise_all()
 
     def bind(self, relation: Relation) -> Bound:
         columns = passed(relation)
         kinds: dict[int, Composite] = {}
+        noted = Noted()
         for name, kind in self._shapes.items():
-            place = place_of(relation, name, (name,))
-            column = relation.columns[place]
-            if not column.type_name:
-                raise StepError(
-                    f"{name!r} is of the built-in type {types.of(column).name}, and no composite",
-                    hint="leave it out",
-                    way=(name,),
-                )
-            kinds[place] = kind
-            json = Column(column.name, JSONB, key=column.key)
-            columns[place] = Made(json, None, repr(_described(kind)))
+            with noted.one():
+                place = place_of(relation, name, (name,))
+                column = relation.columns[place]
+                if not column.type_name:
+                    raise StepError(
+                        f"{name!r} is of the built-in type {types.of(column).name}, and no composite",
+                        hint="leave it out",
+                        way=(name,),
+                    )
+                kinds[place] = kind
+                json = Column(column.name, JSONB, key=column.key)
+                columns[place] = Made(json, None, repr(_described(kind)))
+        noted.raise_all()
         output = derived(relation, columns)
 
         def apply(group: Group, run: Run) -> list[Group]:
@@ -123,6 +131,7 @@ composite = StepPlugin(
     "composite",
     Shapes,
     _Composite,
+    makes=lambda options: options.root,
     about="""\
 Makes values of a composite type, and of arrays of it, objects by attribute, as `jsonb`. You say which
 attributes the type has, in their order, with the names of their types as Postgres' own catalog has them

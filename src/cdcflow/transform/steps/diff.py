@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdcflow.model import Group, Op, Relation
-from cdcflow.transform.options import Names, Plain, place_of
+from cdcflow.transform.options import Names, Plain, places_of
 from cdcflow.transform.rows import has_old, is_op, old_columns
-from cdcflow.transform.step import Bound, Run, StepContext, StepError, StepPlugin
+from cdcflow.transform.step import Bound, Noted, Run, StepContext, StepError, StepPlugin
 
 
 class Watched(Plain[Names]):
@@ -21,15 +21,19 @@ class _Diff:
         self._names = options.root
 
     def bind(self, relation: Relation) -> Bound:
-        watched = [place_of(relation, name, (i,)) for i, name in enumerate(self._names)]
+        watched = places_of(relation, (((i,), name) for i, name in enumerate(self._names)))
+        noted = Noted()
         for number, place in enumerate(watched):
-            if place not in relation.key:
+            with noted.one():
+                if place in relation.key:
+                    continue
                 raise StepError(
                     f"old rows do not hold {relation.names[place]!r}, so whether it changed is not known",
                     hint=f"run ALTER TABLE {relation.qualified} REPLICA IDENTITY FULL at the source, and put "
                     "`diff` before `key` and before what computes columns from old rows or look-ups",
                     way=(number,),
                 )
+        noted.raise_all()
         reason = f"none of {', '.join(self._names)} changed"
 
         def apply(group: Group, run: Run) -> list[Group]:
@@ -60,6 +64,7 @@ diff = StepPlugin(
     "diff",
     Watched,
     _Diff,
+    makes=lambda _options: (),
     about="""\
 Drops updates that changed none of the named columns. Inserts, deletes and everything else pass. Whether a
 column changed is known where old rows hold it: all columns under REPLICA IDENTITY FULL, else the key's.""",

@@ -210,6 +210,7 @@ explode = StepPlugin(
     "explode",
     Array,
     _Explode,
+    makes=lambda options: {options.column, options.name, options.position} - {None},
     about="""\
 Makes a row for each element of an array or of a JSON array. The column becomes the element (`as` names it
 anew), and `position` (by default `<column>_position`) its place in the array, from 1, which becomes part of

@@ -233,6 +233,7 @@ filter_ = StepPlugin(
     "filter",
     Condition,
     _Filter,
+    makes=lambda _options: (),
     about="""\
 Passes on what fulfils a condition, an [expression](expressions.md) that is true or false; NULL counts as
 false.

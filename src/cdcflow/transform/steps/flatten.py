@@ -9,7 +9,7 @@ from cdcflow import types
 from cdcflow.model import Relation
 from cdcflow.transform.computing import Item, bound_columns, bound_expression, quoted
 from cdcflow.transform.options import ColumnName, StepOptions, place_of
-from cdcflow.transform.step import Bound, StepContext, StepError, StepPlugin, Way
+from cdcflow.transform.step import Bound, Noted, StepContext, StepError, StepPlugin, Way
 from cdcflow.transform.steps.typenames import column_type
 from cdcflow.types.json import Json
 from cdcflow.types.text import Text
@@ -43,8 +43,11 @@ class Document(StepOptions):
 class _Flatten:
     def __init__(self, options: Document, _context: StepContext) -> None:
         self._options = options
+        noted = Noted()
         for name, one in options.fields.items():
-            column_type(one.type, ("fields", name))
+            with noted.one():
+                column_type(one.type, ("fields", name))
+        noted.raise_all()
 
     def bind(self, relation: Relation) -> Bound:
         options = self._options
@@ -60,10 +63,12 @@ class _Flatten:
         if column.key and not relation.full and not options.keep:
             raise StepError(f"{column.name!r} is part of the key", hint="write `keep: true`", way=("column",))
         document = quoted(column.name) if isinstance(kind, Json) else f"{quoted(column.name)}::jsonb"
-        items = [
-            self._item(relation, document, name, one, ("fields", name))
-            for name, one in options.fields.items()
-        ]
+        items = []
+        noted = Noted()
+        for name, one in options.fields.items():
+            with noted.one():
+                items.append(self._item(relation, document, name, one, ("fields", name)))
+        noted.raise_all()
         drop = frozenset() if options.keep or column.name in options.fields else frozenset((place,))
         return bound_columns(relation, items, drop)
 
@@ -86,6 +91,7 @@ flatten = StepPlugin(
     "flatten",
     Document,
     _Flatten,
+    makes=lambda options: options.fields,
     about="""\
 Makes columns of fields of a JSON document (`json`, `jsonb`, or `text` that holds JSON). A field is named by
 its path, with dots, and is `text` unless a type is given; where the document lacks it, and where it is

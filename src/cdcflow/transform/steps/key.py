@@ -7,7 +7,7 @@ from pydantic import BeforeValidator
 
 from cdcflow.model import Group, Relation
 from cdcflow.transform.derive import Made, derived, unkeyed
-from cdcflow.transform.options import Names, Plain, place_of
+from cdcflow.transform.options import Names, Plain, places_of
 from cdcflow.transform.rows import assembled, bits, has_old, metas, new_columns, old_columns
 from cdcflow.transform.step import Bound, Run, StepContext, StepError, StepPlugin
 
@@ -25,7 +25,7 @@ class _Key:
         self._names = () if options.root == "none" else options.root
 
     def bind(self, relation: Relation) -> Bound:
-        wanted = {place_of(relation, name, (i,)) for i, name in enumerate(self._names)}
+        wanted = set(places_of(relation, (((i,), name) for i, name in enumerate(self._names))))
         unknown = [relation.names[i] for i in sorted(wanted) if i not in relation.key]
         if unknown:
             raise StepError(

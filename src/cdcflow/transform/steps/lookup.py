@@ -20,7 +20,7 @@ from cdcflow.model import Column, Group, Relation
 from cdcflow.model.patterns import TablePattern
 from cdcflow.sink.quantities import Duration
 from cdcflow.transform.derive import Made, derived, passed
-from cdcflow.transform.options import ColumnName, StepOptions, nearest, place_of, unique
+from cdcflow.transform.options import ColumnName, StepOptions, nearest, places_of, unique
 from cdcflow.transform.rows import (
     Columns,
     assembled,
@@ -30,7 +30,7 @@ from cdcflow.transform.rows import (
     new_columns,
     old_columns,
 )
-from cdcflow.transform.step import Bound, Run, StepContext, StepError, StepPlugin, TableName, Tables
+from cdcflow.transform.step import Bound, Noted, Run, StepContext, StepError, StepPlugin, TableName, Tables
 
 #: Keys that one query asks for: large enough that the way to the server and back does not count, small
 #: enough that the query takes milliseconds.
@@ -88,7 +88,7 @@ class _Lookup:
 
     def bind(self, relation: Relation) -> Bound:
         options = self._options
-        on = [place_of(relation, name, ("on", name)) for name in options.on]
+        on = places_of(relation, ((("on", name), name) for name in options.on))
         if self._context.tables is None:
             raise StepError("nothing can be looked up here", hint="")
         try:
@@ -99,22 +99,29 @@ class _Lookup:
             there = {column.name: column for column in tables.columns(self._table)}
         except ConfigurationError as error:
             raise StepError(str(error), hint=error.hint, way=("table",)) from error
+        noted = Noted()
         for way, names in (("on", options.on), ("columns", options.columns)):
             for ours, theirs in names.items():
-                if theirs not in there:
+                with noted.one():
+                    if theirs in there:
+                        continue
                     raise StepError(
                         f"{options.table} has no column {theirs!r}",
                         hint=nearest(theirs, there),
                         way=(way, ours),
                     )
+        noted.raise_all()
         for place, (ours, theirs) in zip(on, options.on.items(), strict=True):
-            if not _comparable(relation.columns[place], there[theirs]):
+            with noted.one():
+                if _comparable(relation.columns[place], there[theirs]):
+                    continue
                 kinds = types.of(relation.columns[place]).name, types.of(there[theirs]).name
                 raise StepError(
                     f"{ours!r} is of type {kinds[0]}, and {options.table}'s {theirs!r} of type {kinds[1]}",
                     hint="cast the column before this step",
                     way=("on", ours),
                 )
+        noted.raise_all()
         if self._cache is None:
             by, wanted = list(options.on.values()), list(options.columns.values())
 
@@ -274,6 +281,7 @@ lookup = StepPlugin(
     "lookup",
     Lookup,
     _Lookup,
+    makes=lambda options: options.columns,
     about="""\
 Adds columns of the row of another table that has the same key: `on` says which columns here equal which ones
 there, `columns` which columns are added, under which names. Where there is no such row, and where the key is

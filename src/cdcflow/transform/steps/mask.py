@@ -20,7 +20,7 @@ from cdcflow.transform.derive import Made, derived, passed
 from cdcflow.transform.hashing import keyed
 from cdcflow.transform.options import ColumnName, Plain, StepOptions, place_of
 from cdcflow.transform.rows import assembled, bits, has_old, metas, new_columns, old_columns
-from cdcflow.transform.step import Bound, Run, StepContext, StepError, StepPlugin
+from cdcflow.transform.step import Bound, Noted, Run, StepContext, StepError, StepPlugin
 
 #: OID of text.
 TEXT = 25
@@ -73,22 +73,23 @@ class _Masked:
 
 class _Mask:
     def __init__(self, options: Rules, context: StepContext) -> None:
-        self._masked = {name: _made(name, rule, context) for name, rule in options.root.items()}
+        self._masked: dict[str, _Masked] = {}
+        noted = Noted()
+        for name, rule in options.root.items():
+            with noted.one():
+                self._masked[name] = _made(name, rule, context)
+        noted.raise_all()
 
     def bind(self, relation: Relation) -> Bound:
         places: dict[int, _Masked] = {}
         columns = passed(relation)
+        noted = Noted()
         for name, masked in self._masked.items():
-            place = place_of(relation, name, (name,))
-            column = relation.columns[place]
-            if column.key and not relation.full and masked.rule.method not in ("sha256", "sha256_unkeyed"):
-                raise StepError(
-                    f"{name!r} is part of the key, and {masked.rule.method} makes different rows look alike",
-                    hint="mask it with sha256",
-                    way=(name,),
-                )
-            places[place] = masked
-            columns[place] = Made(_typed(column, masked.rule), None, masked.salt)
+            with noted.one():
+                place = _place(relation, name, masked.rule)
+                places[place] = masked
+                columns[place] = Made(_typed(relation.columns[place], masked.rule), None, masked.salt)
+        noted.raise_all()
         output = derived(relation, columns)
 
         def apply(group: Group, _run: Run) -> list[Group]:
@@ -102,6 +103,17 @@ class _Mask:
             ]
 
         return Bound((output,), apply)
+
+
+def _place(relation: Relation, name: str, rule: Rule) -> int:
+    place = place_of(relation, name, (name,))
+    if relation.columns[place].key and not relation.full and rule.method not in ("sha256", "sha256_unkeyed"):
+        raise StepError(
+            f"{name!r} is part of the key, and {rule.method} makes different rows look alike",
+            hint="mask it with sha256",
+            way=(name,),
+        )
+    return place
 
 
 def _typed(column: Column, rule: Rule) -> Column:
@@ -222,6 +234,7 @@ mask = StepPlugin(
     "mask",
     Rules,
     _Mask,
+    makes=lambda options: options.root,
     about="""\
 Replaces values, in new rows, old rows and keys. NULL stays NULL. The column becomes `text` (but for `null`).
 

@@ -5,8 +5,9 @@ It sets the columns that the step names, and drops or repeats changes; it touche
 `cdcflow.transform.python` for what keeps a function that goes wrong from harming anything but its flow.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,8 +22,9 @@ from cdcflow.sink.quantities import Duration, Size
 from cdcflow.transform.derive import Made, derived, passed
 from cdcflow.transform.options import ColumnName, StepOptions
 from cdcflow.transform.python.host import Failed, Function, Host
+from cdcflow.transform.python.modules import imported, within
 from cdcflow.transform.rows import assembled, has_old, is_op, joined, metas, new_columns, old_columns, packed
-from cdcflow.transform.step import Bound, Run, StepContext, StepError, StepPlugin
+from cdcflow.transform.step import Bound, Noted, Run, StepContext, StepError, StepPlugin
 from cdcflow.transform.steps.typenames import column_type
 from cdcflow.types.json import Json
 from cdcflow.types.numbers import Numeric
@@ -61,8 +63,10 @@ class _Python:
         self._options = options
         base = context.base.absolute()
         file, source = _inside(base, options.file, context.code)
+        read = context.code.get if file in context.code else partial(within, base)
+        modules = imported(base, file, source, read)
         self._function = Function(
-            base, file, source, options.function, options.batch, options.timeout, options.memory
+            base, file, source, modules, options.function, options.batch, options.timeout, options.memory
         )
         self._host = Host(self._function)
 
@@ -70,31 +74,49 @@ class _Python:
         options = self._options
         columns = passed(relation)
         places: list[int] = []
+        noted = Noted()
         for name, text in options.sets.items():
-            made = replace(column_type(text, ("sets", name)), name=name)
-            if name in relation.names:
-                place = relation.names.index(name)
-                if relation.columns[place].key and not relation.full:
-                    raise StepError(f"{name!r} is part of the key", way=("sets", name))
-                columns[place] = Made(made, None, "python")
-            else:
-                place = len(columns)
-                columns.append(Made(made, None, "python"))
-            places.append(place)
+            with noted.one():
+                made = replace(column_type(text, ("sets", name)), name=name)
+                if name in relation.names:
+                    place = relation.names.index(name)
+                    if relation.columns[place].key and not relation.full:
+                        raise StepError(
+                            f"{name!r} is part of the key",
+                            hint="have the function set another column",
+                            way=("sets", name),
+                        )
+                    columns[place] = Made(made, None, "python")
+                else:
+                    place = len(columns)
+                    columns.append(Made(made, None, "python"))
+                places.append(place)
+        with noted.one():
+            self._load()
+        noted.raise_all()
         # Under FULL, what the function sets identifies no row: nobody knows what it would have made of the
         # old row.
         output = derived(relation, columns)
+        return Bound((output,), _Calls(relation, output, places, options, self._host))
+
+    def _load(self) -> None:
         try:
             self._host.load()
         except Failed as error:
             raise StepError(str(error), hint=error.hint, way=("file",)) from error
-        return Bound((output,), _Calls(relation, output, places, options, self._host))
 
     def interrupt(self) -> None:
         self._host.interrupt()
 
     def close(self) -> None:
         self._host.close()
+
+
+def _files(options: Python, base: Path, read: Callable[[Path], bytes | None]) -> Mapping[Path, bytes]:
+    """The function's file, and what it imports from beside it."""
+    file = base / options.file
+    source = read(file)
+    return {} if source is None else {file: source, **imported(base, file, source, read)}
 
 
 def _inside(base: Path, name: str, code: Mapping[Path, bytes]) -> tuple[Path, bytes]:
@@ -290,6 +312,8 @@ python = StepPlugin(
     "python",
     Python,
     _Python,
+    makes=lambda options: options.sets,
+    files=_files,
     about="""\
 Calls a function of your own for every change (`batch: true`: for a list of changes), from a file in the
 configuration's directory. It returns the change, None to drop it, or a list of changes; with `batch`, a list
@@ -306,6 +330,10 @@ A change has `op`, `new` and `old` (dicts by column, or None), `schema`, `table`
 `commit_time`. Numbers, booleans and JSON are Python's, everything else is Postgres' text; a value that was
 not sent is `cdcflow_change.UNCHANGED`. The function may set the columns that the step names under `sets`,
 with their types, and no others; a list holds the change, or `change.copy()`.
+
+What its file imports from the configuration's directory is part of the flow's revision, as the file itself
+is: an edit of it is taken over when all of it loads, and refused otherwise. An import that is computed
+(`importlib.import_module(name)`) finds no module there.
 
 It runs in a process of its own. A change for which it raises, or sets what is no value of the column's
 type, is refused for good, with the places that the exception went through and without its message

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from cdcflow.model import Group, Relation
 from cdcflow.transform.derive import Made, derived
-from cdcflow.transform.options import ColumnName, Plain, place_of, unique
+from cdcflow.transform.options import ColumnName, Plain, places_of, unique
 from cdcflow.transform.rows import renamed
 from cdcflow.transform.step import Bound, Run, StepContext, StepPlugin
 
@@ -18,8 +18,7 @@ class _Rename:
         self._names = options.root
 
     def bind(self, relation: Relation) -> Bound:
-        for name in self._names:
-            place_of(relation, name, (name,))
+        places_of(relation, (((name,), name) for name in self._names))
         columns = [
             Made(replace(column, name=self._names.get(column.name, column.name)), i)
             for i, column in enumerate(relation.columns)
@@ -37,6 +36,7 @@ rename = StepPlugin(
     "rename",
     NewNames,
     _Rename,
+    makes=lambda options: options.root.values(),
     about="""\
 Gives columns other names; all at once, so that two can change places. The warehouse renames its column
 instead of making a new one.""",

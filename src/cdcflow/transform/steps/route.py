@@ -15,7 +15,7 @@ from cdcflow.transform.computing import Computed, about_change, bound_expression
 from cdcflow.transform.expression import Expression, Frame
 from cdcflow.transform.options import StepOptions
 from cdcflow.transform.rows import assembled, has_old, is_op, metas, new_columns, old_columns
-from cdcflow.transform.step import Bound, Run, StepContext, StepError, StepPlugin
+from cdcflow.transform.step import Bound, Noted, Run, StepContext, StepError, StepPlugin, Way
 
 _NOWHERE = "the expression of its destination gives NULL or an empty name"
 _EVERYWHERE = (
@@ -50,18 +50,19 @@ class _Route:
         self._keep = options.without_old == "keep"
         given = {"schema": options.in_schema, "table": options.table}
         self._texts = {name: text for name, text in given.items() if text is not None}
+        noted = Noted()
         for name, text in self._texts.items():
-            check(text, (name,))
+            with noted.one():
+                check(text, (name,))
+        noted.raise_all()
 
     def bind(self, relation: Relation) -> Bound:
-        expressions = {name: bound_expression(text, relation, (name,)) for name, text in self._texts.items()}
-        for name, expression in expressions.items():
-            if expression.type.key not in ("text", "varchar"):
-                raise StepError(
-                    f"a name is text, and this is of type {expression.type.name}",
-                    hint="write the name of a table in single quotes",
-                    way=(name,),
-                )
+        expressions: dict[str, Expression] = {}
+        noted = Noted()
+        for name, text in self._texts.items():
+            with noted.one():
+                expressions[name] = _name(text, relation, (name,))
+        noted.raise_all()
         whole = list(expressions.values())
         read = frozenset(column for expression in whole for column in inputs(expression))
         of_change = any(about_change(expression) for expression in whole)
@@ -85,6 +86,17 @@ class _Route:
                 raise StepError("gives no name", way=(name,))
         output = routed(relation, names.get("schema", relation.schema), names.get("table", relation.name))
         return Bound((output,), lambda group, _run: [replace(group, relation=output)])
+
+
+def _name(text: str, relation: Relation, way: Way) -> Expression:
+    expression = bound_expression(text, relation, way)
+    if expression.type.key not in ("text", "varchar"):
+        raise StepError(
+            f"a name is text, and this is of type {expression.type.name}",
+            hint="write the name of a table in single quotes",
+            way=way,
+        )
+    return expression
 
 
 def routed(relation: Relation, schema: str, name: str) -> Relation:
@@ -211,6 +223,7 @@ route = StepPlugin(
     Destination,
     _Route,
     moves=True,
+    makes=lambda _options: (),
     about="""\
 Says to which table (or object of a CRM) a row goes, by [expressions](expressions.md) for its name and, if
 need be, its schema; a fixed name stands in single quotes. What follows sees the new name.

@@ -3,7 +3,7 @@
 from cdcflow.model import Relation
 from cdcflow.transform.computing import bound_columns, check, located
 from cdcflow.transform.options import ColumnName, Plain
-from cdcflow.transform.step import Bound, StepContext, StepPlugin
+from cdcflow.transform.step import Bound, Noted, StepContext, StepPlugin
 
 
 class Expressions(Plain[dict[ColumnName, str]]):
@@ -13,8 +13,11 @@ class Expressions(Plain[dict[ColumnName, str]]):
 class _Set:
     def __init__(self, options: Expressions, _context: StepContext) -> None:
         self._expressions = options.root
+        noted = Noted()
         for name, text in self._expressions.items():
-            check(text, (name,))
+            with noted.one():
+                check(text, (name,))
+        noted.raise_all()
 
     def bind(self, relation: Relation) -> Bound:
         return bound_columns(relation, located(self._expressions, relation))
@@ -24,6 +27,7 @@ set_ = StepPlugin(
     "set",
     Expressions,
     _Set,
+    makes=lambda options: options.root,
     about="""\
 Computes columns by [expressions](expressions.md). All of them see the row as it was before the step, so that
 two can change places. A column that is there is replaced, a new one is added behind the others.

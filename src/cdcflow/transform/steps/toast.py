@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from cdcflow.model import Group, Relation
-from cdcflow.transform.options import Names, StepOptions, place_of
+from cdcflow.transform.options import Names, StepOptions, places_of
 from cdcflow.transform.rows import (
     assembled,
     has_old,
@@ -51,7 +51,7 @@ class _Toast:
     def bind(self, relation: Relation) -> Bound:
         options = self._options
         named = options.columns or relation.names
-        places = [place_of(relation, name, ("columns", i)) for i, name in enumerate(named)]
+        places = places_of(relation, ((("columns", i), name) for i, name in enumerate(named)))
         if options.source == "omit":
             return Bound((relation,), _omit)
         if options.source == "old":
@@ -145,6 +145,7 @@ toast = StepPlugin(
     "toast",
     Fill,
     _Toast,
+    makes=lambda _options: (),
     about="""\
 An update that leaves a large value alone does not send it (see "TOAST" in the Postgres manual, 54.9). Such a
 value is *unchanged*: sinks that keep rows keep what they have, events name it. A step that computes something
