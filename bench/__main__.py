@@ -22,7 +22,7 @@ TRANSACTIONS = 60_000
 SINGLE_ROWS = 200_000
 LATENCY_SECONDS = 15.0
 HUGE_TRANSACTION = 2_000_000
-BACKFILL_ROWS = 1_000_000
+BACKFILL_ROWS = 5_000_000
 CONTACTS = 50_000
 
 NAMES = (*throughput.CONTENDERS, "transforms", "latency", "memory", "webhook", "crm", "backfill")

@@ -1,18 +1,21 @@
 """How fast a backfill is beside plain COPY, and what it does to live changes and to memory.
 
 Throughput: the same table by two COPYs side by side to nothing, by one COPY of an exported snapshot,
-and by `cdcflow backfill` with two readers up to the journal, and up to DuckDB.
-Latency: commit to webhook at 100 transactions/s without and with a backfill beside it. Memory: the peak of
-each process with a small table and with the large one.
+and by `cdcflow backfill` with two readers: up to the journal while nobody reads
+that, up to a flow that drops everything, and up to DuckDB. Latency: commit to webhook at 100 transactions/s
+without and with a backfill beside it. Memory: the peak of each process with a small table and with the large
+one.
 """
 
 import asyncio
 import contextlib
 import itertools
+import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,8 @@ from bench.backlog import COLUMNS, ROW
 from bench.engine import Engine, configure
 from bench.processes import Use, Watch
 from bench.server import Source
-from cdcflow.engine import control
+from cdcflow.config import load
+from cdcflow.engine import control, lifecycle
 from cdcflow.errors import CdcflowError
 
 READERS = 2
@@ -43,7 +47,10 @@ class Backfill:
     mb: float
     parallel_copy: float
     snapshot_copy: float
+    #: Until the first chunk was in the journal: much of it is the readers' start.
+    first_chunk: float
     journal: float
+    null: float
     duckdb: float
     p99_without: float | None = None
     p99_during: float | None = None
@@ -55,6 +62,7 @@ class Backfill:
         return {
             "snapshot_copy": round(self.parallel_copy / self.snapshot_copy, 3),
             "journal": round(self.parallel_copy / self.journal, 3),
+            "null": round(self.parallel_copy / self.null, 3),
             "duckdb": round(self.parallel_copy / self.duckdb, 3),
         }
 
@@ -73,19 +81,34 @@ def measure(
     parallel, size = _copies(source, LARGE, READERS)
     say("backfill: one COPY")
     single, _ = _copies(source, LARGE, 1)
+    null, duckdb = {"null": {"type": "null"}}, {"duckdb": {"type": "duckdb", "path": "warehouse.duckdb"}}
     say("backfill: up to the journal")
-    journal, _, many = _run(source, LARGE, directory / "journal", {"null": {"type": "null"}})
+    journal = _run(source, LARGE, directory / "journal", null, paused=True)
+    say("backfill: up to a flow that drops everything")
+    dropped = _run(source, LARGE, directory / "null", null)
     say("backfill: up to DuckDB")
-    warehouse = {"duckdb": {"type": "duckdb", "path": "warehouse.duckdb"}}
-    _, duckdb, uses = _run(source, LARGE, directory / "duckdb", warehouse)
-    many = {**many, **{f"{name} to DuckDB": use for name, use in uses.items()}}
-    _, _, few = _run(source, "few", directory / "few", {"null": {"type": "null"}})
+    stored = _run(source, LARGE, directory / "duckdb", duckdb)
+    many = {**dropped.uses, **journal.uses} | {f"{name} to DuckDB": use for name, use in stored.uses.items()}
+    few = _run(source, "few", directory / "few", null).uses
     without, during = (None, None)
     if seconds:
         without, during = _latency(source, seconds, directory / "latency", say)
     for name in (LARGE, "few"):
         source.execute(f"DROP TABLE {name}")
-    return Backfill(rows, size / 1e6, parallel, single, journal, duckdb, without, during, few, many)
+    return Backfill(
+        rows,
+        size / 1e6,
+        parallel,
+        single,
+        journal.first_chunk,
+        journal.journaled,
+        dropped.delivered,
+        stored.delivered,
+        without,
+        during,
+        few,
+        many,
+    )
 
 
 def _copies(source: Source, table: str, number: int) -> tuple[float, int]:
@@ -105,40 +128,64 @@ def _copies(source: Source, table: str, number: int) -> tuple[float, int]:
     return seconds, sum(orjson.loads(output)["bytes"] for output in outputs)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """Seconds from asking for it until the journal holds the first chunk, until it holds all, and until the
+    flow has all (a paused one: 0)."""
+
+    first_chunk: float
+    journaled: float
+    delivered: float
+    uses: dict[str, Use]
+
+
 def _run(
-    source: Source, table: str, directory: Path, sinks: Mapping[str, Any]
-) -> tuple[float, float, dict[str, Use]]:
-    """Seconds until the journal holds all, and until the flow does, from asking for it."""
+    source: Source, table: str, directory: Path, sinks: Mapping[str, Any], *, paused: bool = False
+) -> _Run:
     directory.mkdir()
     source.publish(table, table)
     config = configure(directory, source.dsn, table, table, sinks)
     try:
         with Engine(config) as engine, Watch() as watch:
             engine.wait_until_streaming()
+            if paused:
+                _pause(engine, config)
             for name, pid in engine.pids().items():
-                watch.add(name, pid)
+                if pid is not None:
+                    watch.add(name, pid)
             watch.add("server", source.server.pid, family=True)
             began = time.time()
             _ask(directory, table)
-            journaled = None
+            first = 0.0
             while True:
                 status = engine.eventually(engine.status, "its status")
                 [one] = status["backfills"]
-                for entry in one["tables"]:
-                    for number, pid in enumerate(entry.get("readers", ())):
-                        watch.add(f"reader {number}", pid, from_birth=True)
+                [entry] = one["tables"]
+                for number, pid in enumerate(entry.get("readers", ())):
+                    watch.add(f"reader {number}", pid, from_birth=True)
+                if not first and entry["rows"]:
+                    first = time.time() - began
                 if one["state"] == "failed":
-                    raise CdcflowError(f"the backfill failed: {one['tables'][0]['error']}")
-                if one["state"] == "done" and journaled is None:
-                    journaled = one["tables"][0]["ended"] - began
-                [flow] = status["flows"]
-                if journaled is not None and flow["checkpoint"] == status["capture"]["journal"]["offset"]:
-                    watch.stop()
-                    return journaled, flow["last_delivery"] - began, dict(watch.uses)
-                time.sleep(0.05)
+                    raise CdcflowError(f"the backfill failed: {entry['error']}")
+                if one["state"] == "done":
+                    [flow] = status["flows"]
+                    if paused or flow["checkpoint"] == status["capture"]["journal"]["offset"]:
+                        watch.stop()
+                        delivered = 0.0 if paused else flow["last_delivery"] - began
+                        return _Run(first, entry["ended"] - began, delivered, dict(watch.uses))
+                # The moments that count are the engine's own: to be asked often would only cost it time.
+                time.sleep(0.25 if first else 0.02)
     finally:
         source.drop(table)
         source.execute(f"DROP PUBLICATION {table}")
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _pause(engine: Engine, config: Path) -> None:
+    """Pauses the only flow, so that nobody reads the journal."""
+    [flow] = engine.status()["flows"]
+    lifecycle.pause(load(config), flow["name"], who="bench")
+    engine.eventually(lambda: engine.status()["flows"][0]["state"] == "paused" or None, "the flow paused")
 
 
 def _ask(directory: Path, table: str, **more: Any) -> str:
@@ -180,17 +227,36 @@ def _latency(
             for beside in (False, True):
                 say(f"latency: {LATENCY_RATE} transactions/s" + (" beside a backfill" if beside else ""))
                 count = round(LATENCY_RATE * seconds)
-                name = _ask(directory, LARGE) if beside else ""
-                sent = asyncio.run(latency._load(source.dsn, first, latency._moments(LATENCY_RATE, count)))
-                running = [one for one in engine.status()["backfills"] if one["name"] == name]
-                if beside and running[0]["state"] != "running":
-                    say("latency: the backfill was over before the load: give more rows")
+                with _under_way(engine, directory) if beside else contextlib.nullcontext():
+                    moments = latency._moments(LATENCY_RATE, count)
+                    sent = asyncio.run(latency._load(source.dsn, first, moments))
                 received = latency._wait_for(record, first - 1 + count)
                 found.append(latency.Percentiles.of([received[row.id] - row.sent for row in sent]).p99)
                 first += count
-                if beside:
-                    with contextlib.suppress(CdcflowError):  # it has ended meanwhile
-                        control.backfill(directory / "state", {"do": "cancel", "name": name})
     source.drop("beside")
     source.execute("DROP PUBLICATION beside")
     return found[0], found[1]
+
+
+@contextlib.contextmanager
+def _under_way(engine: Engine, directory: Path) -> Iterator[None]:
+    """One backfill after the other, so that there is always one; the last is cancelled."""
+    over = threading.Event()
+
+    def keep_on() -> None:
+        while not over.wait(0.2):
+            if not any(one["state"] == "running" for one in engine.status()["backfills"]):
+                _ask(directory, LARGE)
+
+    thread = threading.Thread(target=keep_on, name="backfills")
+    _ask(directory, LARGE)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        for one in engine.status()["backfills"]:
+            if one["state"] == "running":
+                with contextlib.suppress(CdcflowError):  # it has ended meanwhile
+                    control.backfill(directory / "state", {"do": "cancel", "name": one["name"]})

@@ -47,7 +47,10 @@ class Watch:
 
     def add(self, name: str, pid: int, *, from_birth: bool = False, family: bool = False) -> None:
         """Counts this process's CPU time from now on, or all of its life's; with `family` that of its
-        children, too, and no memory. One that has ended already is left out, one that is known goes on."""
+        children, too, and no memory. One that has ended already is left out, one that is known goes on.
+
+        A family is looked at here and at the end only: to find children takes milliseconds, which would be
+        missing from what is measured. Children that have ended count as long as their parent lives."""
         try:
             process = psutil.Process(pid)
             with self._lock:
@@ -61,7 +64,7 @@ class Watch:
         if not self._stopped.is_set():
             self._stopped.set()
             self._thread.join()
-            self._look()
+            self._look(families=True)
 
     @property
     def uses(self) -> Mapping[str, Use]:
@@ -72,9 +75,11 @@ class Watch:
         while not self._stopped.wait(INTERVAL):
             self._look()
 
-    def _look(self) -> None:
+    def _look(self, families: bool = False) -> None:
         with self._lock:
             for name, (process, before, family) in self._processes.items():
+                if family and not families:
+                    continue
                 try:
                     cpu, peak = _cpu(process, family) - before, 0.0 if family else peak_mb(process.pid)
                 except (psutil.NoSuchProcess, psutil.AccessDenied):
