@@ -19,10 +19,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
+from html import escape
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from cdcflow.errors import DeliveryError, Transient, Unauthorized
+from cdcflow_sinks.webhook.shapes import header_value
 
 #: Of an endpoint's own words, in characters.
 EXCERPT = 200
@@ -170,8 +173,9 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def _spellings(value: str) -> set[str]:
-    """The value as it is and as JSON may write it, with white space as in an excerpt."""
+    """The value as it is, and as JSON, a URL or a page may write it, with white space as in an excerpt."""
     found = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+    found |= {quote(value, safe="", errors="replace"), header_value(value), escape(value)}
     return {" ".join(text.split()) for text in found} - {""}
 
 

@@ -16,11 +16,14 @@ CloudEvents: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/ spec.m
 bindings/http-protocol-binding.md.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import quote
+
+import orjson
 
 from cdcflow.sink.event import Event, encode
 
@@ -132,15 +135,29 @@ def binary_headers(event: Event, flow: str) -> Headers:
 
 def header_value(text: str) -> str:
     """Percent-encoded as the HTTP binding says (3.1.3.2): whatever is not printable ASCII, and space, `"` and
-    `%`. So no value can end a header or begin another one."""
+    `%`. So no value can end a header or begin another one. Half a character, which a json column may hold, is
+    `?`."""
     return "".join(
-        character if "!" <= character <= "~" and character not in '"%' else quote(character, safe="")
+        character
+        if "!" <= character <= "~" and character not in '"%'
+        else quote(character, safe="", errors="replace")
         for character in text
     )
 
 
+def single(value: Any) -> str | None:
+    """The text of a value of an event; None: it is NULL, an object or a list."""
+    if isinstance(value, orjson.Fragment):
+        # Of a json column, or a number with all its digits.
+        value = json.loads(orjson.dumps(value), parse_int=str, parse_float=str)
+    if value is None or isinstance(value, dict | list):
+        return None
+    return ("true" if value else "false") if isinstance(value, bool) else str(value)
+
+
 def _plain(value: Any) -> str:
-    return "null" if value is None else quote(str(value), safe="")
+    text = single(value)
+    return "null" if text is None else quote(text, safe="", errors="replace")
 
 
 def _milliseconds(time: str) -> int:

@@ -21,7 +21,7 @@ ones, and the flow needs attention.
 import asyncio
 import gzip
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from heapq import heapify, heappop, heappush
@@ -122,8 +122,9 @@ class WebhookSink:
         if self._settings.batch:
             await self._write_together(batch, refused)
         else:
-            items = list(self._items(batch, refused))
-            await self._write_each(_in_order(batch, items), items, refused)
+            ready, withheld = self._ready(batch, refused)
+            items = list(ready)
+            await self._write_each(_in_order(batch, items), items, refused, withheld)
         if refused:
             raise Rejected(refused)
 
@@ -177,6 +178,15 @@ class WebhookSink:
         text = "\n".join([*lines, "", body.decode()])
         return Rendered(indexes, f"POST {self._endpoint.origin}{path}", text)
 
+    def _ready(self, batch: Batch, refused: dict[int, str]) -> tuple[Iterable[_Item], set[int]]:
+        """What there is to send, and what is not since it comes behind a change that is refused before
+        anything is sent."""
+        if not self._url:
+            return self._items(batch, refused), set()
+        items = list(self._items(batch, refused))
+        withheld = _behind(batch, refused.keys()) - refused.keys() if refused else set()
+        return [i for i in items if i.index not in refused and i.index not in withheld], withheld
+
     def _items(self, batch: Batch, refused: dict[int, str]) -> Iterator[_Item]:
         """What there is to send; a change that its own row makes impossible to send is refused."""
         one, headers_of = self._shape.one, self._shape.headers
@@ -197,20 +207,22 @@ class WebhookSink:
 
     # One change per request.
 
-    async def _write_each(self, wanted: Order, items: list[_Item], refused: dict[int, str]) -> None:
+    async def _write_each(
+        self, wanted: Order, items: list[_Item], refused: dict[int, str], withheld: set[int]
+    ) -> None:
         delivery = _Delivery(wanted, limit=len(self._lines))
         await _Crew(self._post, self._lines, delivery, items).work()
-        delivery.check(self._endpoint.origin, [item.index for item in items], refused)
+        delivery.check(self._endpoint.origin, [item.index for item in items], refused, withheld)
 
     # Several changes per request.
 
     async def _write_together(self, batch: Batch, refused: dict[int, str]) -> None:
-        source = self._items(batch, refused)
+        ready, withheld = self._ready(batch, refused)
+        source = iter(ready)
         #: What comes next, in order; of a request that was refused, its parts, the first one last.
         ahead: list[_Item] = []
         parts: list[list[_Item]] = []
         written: list[int] = []
-        withheld: set[int] = set()
         hopeless = 0
 
         def fill() -> None:
@@ -246,7 +258,7 @@ class WebhookSink:
                 parts += [part[half:], part[:half]]
             elif failure.outcome is Outcome.REFUSED and hopeless < HOPELESS:
                 refused[part[0].index] = f"{self._endpoint.origin} {failure.reason}"
-                withheld |= _behind(batch, part[0].index) - refused.keys()
+                withheld |= _behind(batch, (part[0].index,)) - refused.keys()
                 hopeless += not written
             else:
                 self._not_answered(part, failure)
@@ -329,11 +341,11 @@ class WebhookSink:
         return judge(answer.status, answer.retry_after, excerpt(answer.body, body, secrets))
 
 
-def _behind(batch: Batch, index: int) -> set[int]:
-    """The changes that come behind one on the lane of its row."""
+def _behind(batch: Batch, indexes: Collection[int]) -> set[int]:
+    """The changes that come behind these on the lanes of their rows."""
     changes = list(batch.changes())
     wanted = order(changes)
-    first = [number for number, change in enumerate(changes) if change.index == index]
+    first = [number for number, change in enumerate(changes) if change.index in indexes]
     return {changes[behind].index for number in first for behind in wanted.behind(number)}
 
 
@@ -380,9 +392,11 @@ class _Delivery:
             self._in_a_row += 1
             self._stopped |= failure.everywhere or self._in_a_row >= self._limit
 
-    def check(self, origin: str, indexes: Sequence[int], refused: dict[int, str]) -> None:
+    def check(
+        self, origin: str, indexes: Sequence[int], refused: dict[int, str], withheld: Collection[int]
+    ) -> None:
         """Raises what `write` raises. `indexes` are the changes' places in the batch; `refused` those that
-        were refused before anything was sent.
+        were refused before anything was sent, and `withheld` those behind them.
 
         What may heal by itself comes first, since the rest comes again in any case.
         """
@@ -403,7 +417,8 @@ class _Delivery:
                 raise _error(by_outcome[outcome], origin, written, refused, max(wishes, default=None))
         if refused:
             behind = {waiting for number in self._failures for waiting in self._order.behind(number)}
-            raise Rejected(refused, withheld={indexes[number] for number in behind} - refused.keys())
+            waiting_too = {indexes[number] for number in behind}.union(withheld)
+            raise Rejected(refused, withheld=waiting_too - refused.keys())
 
 
 class _Crew:

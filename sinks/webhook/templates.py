@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
 from cdcflow.sink.event import Event
-from cdcflow_sinks.webhook.shapes import header_value
+from cdcflow_sinks.webhook.shapes import header_value, single
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _NAME = re.compile(r"(?:row|key)\.(?:.+)|schema|table|op")
@@ -65,7 +65,10 @@ class Template:
 def url_part(text: str) -> str:
     if text in ("", ".", ".."):
         raise NoValue("gives no part of a URL")
-    return quote(text, safe="")
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError:
+        raise NoValue("holds half a character, which no URL can") from None
 
 
 def for_url(text: str) -> Template:
@@ -98,8 +101,7 @@ def _value(event: Event, name: str) -> str:
     else:
         new, old = event.get("new"), event.get("old")
         found = (new if new is not None else old or event.get("key") or {}).get(column)
-    if found is None or isinstance(found, dict | list):
+    text = single(found)
+    if text is None:
         raise NoValue(f"has no single value for {{{name}}}")
-    if isinstance(found, bool):
-        return "true" if found else "false"
-    return str(found)
+    return text

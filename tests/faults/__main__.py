@@ -20,7 +20,7 @@ from faults.subjects import SUBJECTS as OTHERS
 SUBJECTS = (*OTHERS, *CRMS)
 
 #: What is judged of a cell; `rest`, `retry` and `fault` are about the run itself.
-JUDGED = ("state", "order", "ids", "whole")
+JUDGED = ("state", "links", "order", "ids", "whole")
 
 
 def main() -> int:
@@ -37,7 +37,7 @@ def main() -> int:
         parser.error(f"--sinks: none of {', '.join(names)}")
     faults = [name.strip() for name in options.faults.split(",") if name.strip()]
     print(f"seed {options.seed}", flush=True)
-    print(f"{'sink':<18}{'fault':<21}" + "".join(f"{name:<7}" for name in JUDGED), end="")
+    print(f"{'sink':<21}{'fault':<21}" + "".join(f"{name:<7}" for name in JUDGED), end="")
     print(f"{'changes':>8}{'arrived':>9}{'letters':>9}{'kills':>7}{'s':>6}", flush=True)
     failed = 0
     for make, fault in cells(sinks, faults):
@@ -58,7 +58,7 @@ def main() -> int:
 def row(cell: Cell) -> str:
     verdicts = "".join(f"{'NO' if name in cell.wrong else 'yes':<7}" for name in JUDGED)
     figures = f"{cell.changes:>8}{cell.arrivals:>9}{cell.letters:>9}{cell.kills:>7}{cell.seconds:>6.0f}"
-    return f"{cell.sink:<18}{cell.fault:<21}{verdicts}{figures}"
+    return f"{cell.sink:<21}{cell.fault:<21}{verdicts}{figures}"
 
 
 if __name__ == "__main__":

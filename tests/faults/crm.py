@@ -128,6 +128,52 @@ class HubSpotContacts(_Crm):
         return Answer.json(body, 429, {"Retry-After": "1"})
 
 
+#: Which company a version of a row belongs to; none of every fourth.
+COMPANY = "case when version % 4 > 0 then 'DE' || (version % 4) end"
+
+
+class HubSpotAssociations(HubSpotContacts):
+    """Every contact belongs to the company that its row names now, and to no other. One company is not there
+    while the fault refuses."""
+
+    name: ClassVar[str] = "hubspot, associated"
+
+    def start(self) -> Mapping[str, Any]:
+        self._late = False
+        found = super().start()
+        for vat in ("DE1", "DE2"):
+            self._add(vat)
+        self._late = True
+        link = {"to": "companies", "match": "vat_id", "column": "company_vat"}
+        mapping = {**found["with"], "associate": [link]}
+        return {**found, "with": mapping, "transforms": [{"set": {"company_vat": COMPANY}}]}
+
+    def amiss(self) -> str:
+        """Contacts that do not belong to what their row says, or not only to that."""
+        account = self.hubspot.account
+        vats = {one.id: one.properties["vat_id"] for one in account.living("companies")}
+        for contact in account.living("contacts"):
+            rest = int(contact.properties["version"]) % 4
+            belongs = sorted(
+                vats[target]
+                for kind, source, _, target in account.associations
+                if (kind, source) == ("contacts", contact.id)
+            )
+            if belongs != ([f"DE{rest}"] if rest else []):
+                return f"version {contact.properties['version']} belongs to {belongs}"
+        return ""
+
+    def _refuse(self, refuses: bool) -> None:
+        super()._refuse(refuses)
+        if self._late and not refuses:
+            self._add("DE3")
+
+    def _add(self, vat: str) -> None:
+        account = self.hubspot.account
+        if account.find("companies", "vat_id", vat) is None:
+            account.upsert(account.types["companies"], "vat_id", vat, {})
+
+
 class _Contacts(_Crm):
     bulk: ClassVar[int | None]
 
@@ -192,6 +238,7 @@ class SalesforceJobs(_Contacts):
 
 CRMS: Sequence[Callable[[Path, random.Random], Subject]] = (
     HubSpotContacts,
+    HubSpotAssociations,
     SalesforceCollections,
     SalesforceJobs,
 )

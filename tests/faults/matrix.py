@@ -6,6 +6,7 @@ with the fault gone, what was refused is delivered again (`cdcflow deadletters r
 must hold:
 
 * `state`: the destination has the last state of every row;
+* `links`: every record belongs to what its row names, and to nothing else;
 * `order`: no change of a row ever came behind a later one that had not come before;
 * `ids`: the same name was the same content, whenever it came;
 * `whole`: before the retry, every change is at the destination or a letter, and none of both was lost.
@@ -288,6 +289,9 @@ def _judge(subject: Subject, workload: Workload, worker: Worker, cell: Cell, pla
         key = min(wrong)
         cell.wrong["state"] = f"{len(wrong)} row(s), {key} is {state.get(key)}, not {workload.rows.get(key)}"
     cell.wrong |= _names(got)
+    amiss = getattr(subject, "amiss", None)
+    if amiss is not None and (why := amiss()):
+        cell.wrong["links"] = why
     requests = getattr(subject, "requests", None)
     if requests is not None:
         cell.wrong |= _bodies(requests())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.crm import HubSpotContacts
+from faults.crm import HubSpotAssociations
 from faults.matrix import run_cell
 from faults.subjects import DuckDB, Subject, Webhook, WebhookBatches
 
@@ -16,7 +16,7 @@ from faults.subjects import DuckDB, Subject, Webhook, WebhookBatches
         (WebhookBatches, "fail after write"),
         (Webhook, "unauthorized"),
         (DuckDB, "reject"),
-        (HubSpotContacts, "reset after write"),
+        (HubSpotAssociations, "reset after write"),
     ],
     ids=lambda value: getattr(value, "name", value),
 )

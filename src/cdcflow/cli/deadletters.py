@@ -159,7 +159,10 @@ def retry(
     choice: "Choice",
     numbers: Numbers = None,
     everything: All = False,
-    rate: Annotated[float | None, typer.Option("--rate", min=0.01, help="At most so many a second.")] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", min=0.01, help="At most so many a second, what is parked behind them too."),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also those of rows of which newer state has gone out.")
     ] = False,

@@ -8,7 +8,7 @@ the flow stops in front of it.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
@@ -32,6 +32,10 @@ OnReject = Literal["park", "supersede", "stop"]
 
 class TooManyRefused(Permanent):
     """So much was refused that the trouble is not with single rows. Nothing became a letter."""
+
+
+class Late(Transient):
+    """A write was cancelled: it took longer than the sink's deadline."""
 
 
 class Writer(Protocol):
@@ -170,11 +174,13 @@ class Handover:
             await self._mark(work, part, reader)
         try:
             async with self.attempt():
-                await self._in_time(sink, part)
+                await self.in_time(sink.write(part), len(part))
         except Rejected as error:
             await self._rejected(work, part, error, reader)
             return
         except DeliveryError as error:
+            if isinstance(error, Late):
+                self._size.too_much(len(part))
             written = {part.base + index for index in error.written}
             self._passed(work, written)
             if error.refused:
@@ -195,15 +201,15 @@ class Handover:
         if part.end < work.batch.end and not self.terms.whole:
             self._written.update(change.offset for change in part.changes())
 
-    async def _in_time(self, sink: Writer, part: Batch) -> None:
+    async def in_time(self, writing: Awaitable[None], count: int) -> None:
+        """A write of so many changes. Raises Late, besides what it raises itself."""
         try:
             async with asyncio.timeout(self.terms.deadline) as limit:
-                await sink.write(part)
+                await writing
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            self._size.too_much(len(part))
-            raise Transient(f"the sink has not written {len(part)} change(s) in time") from error
+            raise Late(f"the sink has not written {count} change(s) in time") from error
 
     async def _rejected(self, work: _Work, part: Batch, error: Rejected, reader: Reader) -> None:
         """Everything that the error does not name is durable, unless the sink stores all or nothing."""

@@ -2,6 +2,7 @@
 behind a letter goes out right after it, and before anything later of the same lane."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -15,6 +16,12 @@ from cdcflow.sink import Redelivers, SchemaSink, Sink, TransactionalSink
 
 #: Letters that go out between two of the flow's batches: a retry of thousands does not hold up what is new.
 AT_ONCE = 100
+
+
+def at_once(rate: float | None) -> int:
+    """Letters of one request, at so many a second."""
+    return AT_ONCE if rate is None else min(max(int(rate), 1), AT_ONCE)
+
 
 _FINAL = "the sink has newer state of the row, and its tables go back for nobody: discard the letter"
 
@@ -41,6 +48,8 @@ class Job:
 
     numbers: Sequence[int]
     force: bool
+    #: Letters a second, what is parked behind them included; None: as fast as it goes.
+    rate: float | None
     done: "asyncio.Future[list[Outcome]]"
     found: list[Outcome] = field(default_factory=list)
 
@@ -50,21 +59,35 @@ Step = Callable[[Batch], Batch]
 
 
 class Redelivery:
-    """The letters of one flow on their way out. `run` is called by the worker when no batch is under way."""
+    """The letters of one flow on their way out. `run` is called by the worker when no batch is under way, and
+    `nudge` calls the worker when there is something for `run` again."""
 
-    def __init__(self, handover: Handover, letters: LetterStore, step: Step) -> None:
+    def __init__(
+        self, handover: Handover, letters: LetterStore, step: Step, nudge: Callable[[], None]
+    ) -> None:
         self._handover = handover
         self._letters = letters
         self._step = step
+        self._nudge = nudge
         self._jobs: list[Job] = []
+        #: Of the latest job, until all that it has set free is out.
+        self._rate: float | None = None
+        #: When the next letter may go out, by `time.monotonic()`, where there is a rate.
+        self._next = 0.0
 
     @property
     def waiting(self) -> bool:
         """Whether there is something for `run`."""
-        return bool(self._jobs) or self._handover.loosened
+        rate = self._jobs[0].rate if self._jobs else self._rate
+        return (bool(self._jobs) or self._handover.loosened) and self._due(rate)
 
-    def ask(self, numbers: Sequence[int], force: bool) -> "asyncio.Future[list[Outcome]]":
-        job = Job(numbers, force, asyncio.get_running_loop().create_future())
+    def _due(self, rate: float | None) -> bool:
+        return rate is None or time.monotonic() >= self._next
+
+    def ask(
+        self, numbers: Sequence[int], *, force: bool, rate: float | None = None
+    ) -> "asyncio.Future[list[Outcome]]":
+        job = Job(numbers, force, rate, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
         return job.done
 
@@ -80,6 +103,7 @@ class Redelivery:
         that is left has to wait."""
         if self._jobs:
             job = self._jobs[0]
+            self._rate = job.rate
             try:
                 await self._do(job, sink)
             except CdcflowError as error:
@@ -139,15 +163,26 @@ class Redelivery:
 
     async def _let_out(self, sink: Sink) -> None:
         sent = 0
-        while free := self._free()[:AT_ONCE]:
-            if sent >= AT_ONCE:
+        while free := self._free()[: at_once(self._rate)]:
+            if sent >= AT_ONCE or not self._due(self._rate):
                 return
             await self._send(sink, free)
             sent += len(free)
         self._handover.loosened = False
+        self._rate = None
+
+    def _spent(self, count: int) -> None:
+        """So many letters have gone out, or were refused: the next ones wait their time."""
+        if self._rate is None:
+            return
+        now = time.monotonic()
+        self._next = max(self._next, now) + count / self._rate
+        # A millisecond later: the loop's clock may be early by its resolution.
+        asyncio.get_running_loop().call_later(self._next - now + 0.001, self._nudge)
 
     async def _send(self, sink: Sink, placed: Sequence[Placed]) -> list[Outcome]:
         """Writes letters of which none waits for another; each is removed once it is durable."""
+        self._spent(len(placed))
         found: list[Outcome] = []
         going: list[tuple[Placed, Batch]] = []
         for one in placed:
@@ -175,7 +210,8 @@ class Redelivery:
             await sink.prepare([group.relation for group in run.groups])
         try:
             async with self._handover.attempt():
-                await self._hand(sink, run, [one.offset for one in placed])
+                handing = self._hand(sink, run, [one.offset for one in placed])
+                await self._handover.in_time(handing, len(placed))
         except DeliveryError as error:
             found = await self._refused(
                 [(placed[i], why, error.answers.get(i, "")) for i, why in error.refused.items()]

@@ -126,7 +126,9 @@ class FlowWorker:
         )
         breaker = (breakers or Breakers()).of(plan.connection)
         self._handover = Handover(plan.name, terms, letters, breaker, self._stop.is_set)
-        self._redelivery = None if letters is None else Redelivery(self._handover, letters, self._whole_chain)
+        self._redelivery = (
+            None if letters is None else Redelivery(self._handover, letters, self._whole_chain, self._nudge)
+        )
         self._road = Road(self._whole_chain, letters, self._stop.is_set)
         self._secrets: Look = {}
         self._in_flight = InFlight(store.path) if plan.plugin.repeats(plan.settings) else None
@@ -166,8 +168,11 @@ class FlowWorker:
         self._handover.breaker.hurry()
         self._told.set()
 
-    async def deliver_letters(self, numbers: Sequence[int], *, force: bool) -> list[Outcome]:
-        """Delivers dead letters between the flow's own batches, with what is parked behind them. Raises
+    async def deliver_letters(
+        self, numbers: Sequence[int], *, force: bool, rate: float | None = None
+    ) -> list[Outcome]:
+        """Delivers dead letters between the flow's own batches, with what is parked behind them: together at
+        most `rate` a second, for as long as this worker runs. Raises
         CdcflowError when that cannot be done now; then those that were not delivered are as they were."""
         redelivery = self._redelivery
         if redelivery is None or self._feed is None or self._failure is not None:
@@ -175,7 +180,7 @@ class FlowWorker:
                 f"flow {self.plan.name!r} does not deliver now: {self._reason() or 'it is starting'}",
                 hint="nothing was sent; mend the cause first, and see `cdcflow status`",
             )
-        done = redelivery.ask(numbers, force)
+        done = redelivery.ask(numbers, force=force, rate=rate)
         self._nudge()
         return await done
 

@@ -172,10 +172,13 @@ def backfill(state: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def deliver_letters(state: Path, flow: str, numbers: Sequence[int], *, force: bool) -> list[dict[str, Any]]:
-    """Has a flow deliver dead letters between its own batches; what became of each, as
-    `cdcflow.delivery.Outcome` says it. Raises EnvironmentFault when the flow does not run."""
-    request = {"op": "deliver letters", "flow": flow, "numbers": list(numbers), "force": force}
+def deliver_letters(
+    state: Path, flow: str, numbers: Sequence[int], *, force: bool, rate: float | None = None
+) -> list[dict[str, Any]]:
+    """Has a flow deliver dead letters between its own batches, at most `rate` a second together with what is
+    parked behind them; what became of each, as `cdcflow.delivery.Outcome` says it. Raises EnvironmentFault
+    when the flow does not run."""
+    request = {"op": "deliver letters", "flow": flow, "numbers": list(numbers), "force": force, "rate": rate}
     body = _ask(Places(state).flow_socket(flow), request, None)
     if body is None:
         raise EnvironmentFault(

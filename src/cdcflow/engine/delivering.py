@@ -272,7 +272,9 @@ class Delivering:
                 worker.retry()
                 return b"{}"
             case "deliver letters":
-                found = await worker.deliver_letters(request["numbers"], force=bool(request.get("force")))
+                found = await worker.deliver_letters(
+                    request["numbers"], force=bool(request.get("force")), rate=request.get("rate")
+                )
                 return orjson.dumps([outcome.document() for outcome in found])
             case "discard letters":
                 numbers, why, who = request["numbers"], str(request["why"]), str(request["who"])

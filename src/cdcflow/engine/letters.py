@@ -2,7 +2,6 @@
 
 import getpass
 import hashlib
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +13,11 @@ from cdcflow.config import Config
 from cdcflow.config.problems import nearest
 from cdcflow.delivery import Letter, LetterStore, Selection
 from cdcflow.delivery.payload import unpack
+from cdcflow.delivery.redelivery import at_once
 from cdcflow.engine import control
 from cdcflow.engine.places import Places
 from cdcflow.errors import CdcflowError, ConfigurationError
 from cdcflow.sink.event import event
-
-#: How many letters are asked for at once. An answer may take as long as the destination does for them.
-AT_ONCE = 100
 
 #: Characters of the name of a cause: enough to tell those of one state folder apart.
 _NAME = 6
@@ -125,20 +122,16 @@ def summary(letter: Letter) -> dict[str, Any]:
 def deliver(
     config: Config, letters: Iterable[Letter], *, force: bool = False, rate: float | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Has the running engine deliver letters, at most `rate` a second; gives what became of each, as it is
-    known. Raises EnvironmentFault where a flow does not run, and what stopped it otherwise, after the letters
-    of the other flows."""
-    pause = 0.0
+    """Has the running engine deliver letters, of each flow at most `rate` a second; gives what became of
+    each, as it is known. Raises EnvironmentFault where a flow does not run, and what stopped it otherwise,
+    after the letters of the other flows."""
     failure: CdcflowError | None = None
+    size = at_once(rate)
     for flow, numbers in _by_flow(letters).items():
-        size = AT_ONCE if rate is None else max(int(rate), 1)
         try:
             for start in range(0, len(numbers), size):
                 part = numbers[start : start + size]
-                time.sleep(max(pause, 0.0))
-                begun = time.monotonic()
-                yield from control.deliver_letters(config.engine.state, flow, part, force=force)
-                pause = 0.0 if rate is None else len(part) / rate - (time.monotonic() - begun)
+                yield from control.deliver_letters(config.engine.state, flow, part, force=force, rate=rate)
         except CdcflowError as error:
             failure = failure or error
     if failure is not None:

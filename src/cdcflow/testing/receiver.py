@@ -34,13 +34,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, ClassVar
 
 import orjson
 
 from cdcflow.testing.accepting import Acceptor
+from cdcflow.testing.http import END, Unreadable, read_head, rendered
 from cdcflow.testing.threaded import Threaded
 from cdcflow.testing.waiting import TIMEOUT
 
@@ -285,7 +285,7 @@ def _record_line(request: Received) -> bytes:
 
 
 class _Connection(asyncio.Protocol):
-    """HTTP/1.1 as far as a webhook needs it (RFC 9112): requests with Content-Length, one at a time."""
+    """One connection: requests, one at a time."""
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -311,34 +311,24 @@ class _Connection(asyncio.Protocol):
             self._next()
 
     def _next(self) -> None:
-        end = self._buffer.find(b"\r\n\r\n")
+        end = self._buffer.find(END)
         if end < 0:
             return
-        head = bytes(self._buffer[:end]).decode("latin-1").split("\r\n")
-        headers = {}
-        for line in head[1:]:
-            name, _, value = line.partition(":")
-            headers[name.lower()] = value.strip()
         try:
-            method, path, _ = head[0].split(" ")
-            length = int(headers.get("content-length", "0"))
-        except ValueError:
-            self._write(Answer(400))
+            head = read_head(bytes(self._buffer[:end]), LARGEST)
+        except Unreadable as error:
+            self._write(Answer(error.status))
             self._transport.close()
             return
-        if length > LARGEST or "transfer-encoding" in headers:
-            self._write(Answer(413 if length > LARGEST else 411))
-            self._transport.close()
-            return
-        start = end + 4
-        self._needed = start + length
+        start = end + len(END)
+        self._needed = start + head.length
         if len(self._buffer) < self._needed:
             return
         body = bytes(self._buffer[start : self._needed])
         del self._buffer[: self._needed]
         self._needed = 0
         self._busy = True
-        self._do(self._receiver.take(method, path, headers, body))
+        self._do(self._receiver.take(head.method, head.target, head.headers, body))
 
     def _do(self, answer: Answer) -> None:
         if answer.delay:
@@ -364,15 +354,7 @@ class _Connection(asyncio.Protocol):
         if answer is OK:
             self._transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
             return
-        try:
-            reason = HTTPStatus(answer.status).phrase
-        except ValueError:
-            reason = ""
-        lines = [f"HTTP/1.1 {answer.status} {reason}"]
-        lines += [f"{name}: {value}" for name, value in answer.headers.items()]
-        if answer.status != HTTPStatus.NO_CONTENT:
-            lines.append(f"Content-Length: {len(answer.body)}")
-        self._transport.write("\r\n".join([*lines, "", ""]).encode("latin-1") + answer.body)
+        self._transport.write(rendered(answer.status, answer.headers, answer.body))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from http import HTTPStatus
 from typing import Any, ClassVar, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
 
 from cdcflow.testing.accepting import Acceptor, streams
+from cdcflow.testing.http import END, read_head, rendered
 from cdcflow.testing.threaded import Threaded
 from cdcflow.testing.waiting import TIMEOUT
 
@@ -199,7 +199,7 @@ class Service(Threaded):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection: requests with Content-Length, one at a time (RFC 9112)."""
+        """One connection: requests, one at a time."""
         try:
             while (request := await _read(reader)) is not None:
                 if not await self._answer(request, writer):
@@ -233,7 +233,7 @@ class Service(Threaded):
             return False
         if fault is not None and kind == "slow":
             await asyncio.sleep(fault.seconds)
-        data = _render(answer)
+        data = rendered(answer.status, answer.headers, answer.body)
         if kind == "cut":
             writer.write(data[: len(data) - max(len(answer.body) // 2, 1)])
             with contextlib.suppress(ConnectionError):
@@ -264,32 +264,10 @@ class Service(Threaded):
 async def _read(reader: asyncio.StreamReader) -> Request | None:
     """The next request, or None where the client hung up between two."""
     try:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        head = read_head((await reader.readuntil(END))[: -len(END)], LARGEST)
     except asyncio.IncompleteReadError:
         return None
-    method, target, _ = head[0].split(" ")
-    headers = {}
-    for line in head[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            headers[name.lower()] = value.strip()
-    length = int(headers.get("content-length", "0"))
-    if length > LARGEST:
-        raise ValueError("too large")
-    body = await reader.readexactly(length)
-    parts = urlsplit(target)
+    body = await reader.readexactly(head.length)
+    parts = urlsplit(head.target)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    return Request(method, unquote(parts.path), query, headers, body, time.monotonic())
-
-
-def _render(answer: Answer) -> bytes:
-    try:
-        reason = HTTPStatus(answer.status).phrase
-    except ValueError:
-        reason = "Unknown"
-    lines = [f"HTTP/1.1 {answer.status} {reason}"]
-    lines += [f"{name}: {value}" for name, value in answer.headers.items()]
-    if answer.status == HTTPStatus.NO_CONTENT:
-        return "\r\n".join([*lines, "", ""]).encode("latin-1")
-    lines.append(f"Content-Length: {len(answer.body)}")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + answer.body
+    return Request(head.method, unquote(parts.path), query, head.headers, body, time.monotonic())

@@ -155,6 +155,7 @@ def test_a_retry_asks_the_worker_and_warns_of_newer_state(
     assert "--force" in result.stderr
     assert "2 refused again: still" in result.stderr
     assert [request["numbers"] for request in asked] == [[1, 2], [3, 4], [2]]
+    assert [request["rate"] for request in asked] == [2.0, 2.0, None]
     assert asked[-1]["force"] is True
     assert forced.exit_code == 1
 

@@ -3,6 +3,7 @@ database."""
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -167,6 +168,57 @@ def test_many_parked_changes_go_out_behind_one_retry(bench: Bench) -> None:
 
     during(worker, test)
     assert [note for _, note in sink.taken] == ["bad", *map(str, range(250))]
+
+
+def test_a_rate_holds_back_what_is_parked_behind_a_letter_too_and_not_what_is_new(bench: Bench) -> None:
+    sink = RefusingSink("bad")
+    bench.source.change([(1, "bad"), *((1, str(i)) for i in range(5))])
+    worker = bench.worker(sink)
+
+    async def test() -> None:
+        await until(lambda: worker.report().checkpoint == 6)
+        sink.refused.clear()
+        began = time.monotonic()
+        await worker.deliver_letters(bench.kept("dead"), force=False, rate=10)
+        assert sink.taken == [("1", "bad")]
+        assert worker.report().parked == 5
+        # A change of another row waits for none of them.
+        bench.source.change([(2, "new")])
+        await until(lambda: ("2", "new") in sink.taken)
+        await until(lambda: worker.report().parked == 0)
+        # One letter at the beginning, and then at least a tenth of a second for each that went before it;
+        # at most so many at once as go out in a second.
+        assert time.monotonic() - began >= 0.1
+
+    during(worker, test)
+    assert [note for key, note in sink.taken if key == "1"] == ["bad", *map(str, range(5))]
+    assert bench.kept() == []
+
+
+def test_a_rate_of_less_than_what_is_parked_takes_its_time_and_ends_with_it(bench: Bench) -> None:
+    sink = RefusingSink("bad")
+    bench.source.change([(1, "bad"), (1, "a"), (1, "b"), (1, "c")])
+    worker = bench.worker(sink)
+
+    async def test() -> None:
+        await until(lambda: worker.report().checkpoint == 4)
+        sink.refused.clear()
+        began = time.monotonic()
+        await worker.deliver_letters(bench.kept("dead"), force=False, rate=1.9)
+        await until(lambda: worker.report().parked == 0)
+        assert time.monotonic() - began >= 3 / 1.9
+        # Later letters go out as fast as they can.
+        sink.refused.add("bad")
+        bench.source.change([(1, "bad"), *((1, str(i)) for i in range(20))])
+        await until(lambda: worker.report().checkpoint == 25)
+        sink.refused.clear()
+        began = time.monotonic()
+        await worker.deliver_letters(bench.kept("dead"), force=False)
+        await until(lambda: worker.report().parked == 0)
+        assert time.monotonic() - began < 20 / 1.9
+
+    during(worker, test)
+    assert bench.kept() == []
 
 
 def test_letters_hold_over_a_restart(bench: Bench) -> None:
@@ -585,6 +637,36 @@ def test_a_flow_that_waits_for_its_destination_stops_at_once(bench: Bench) -> No
         await asyncio.wait_for(asyncio.gather(*tasks), 5)
 
     asyncio.run(run())
+
+
+def test_a_letter_that_hangs_is_given_up_after_the_deadline_and_holds_up_nothing(bench: Bench) -> None:
+    class Hanging(RefusingSink):
+        hangs = False
+
+        async def write(self, batch: Batch) -> None:
+            if self.hangs and any(change.key == ("1",) for change in batch.changes()):
+                await asyncio.Event().wait()
+            await super().write(batch)
+
+    bench.source.change([(1, "bad"), (1, "c")])
+    sink = Hanging("bad")
+    worker = bench.worker(sink, deadline=0.2)
+
+    async def test() -> None:
+        await until(lambda: worker.report().checkpoint == 2)
+        sink.refused.clear()
+        sink.hangs = True
+        with pytest.raises(CdcflowError, match="not written 1 change"):
+            await worker.deliver_letters(bench.kept("dead"), force=False)
+        bench.source.change([(2, "new")])
+        await until(lambda: ("2", "new") in sink.taken)
+        assert (worker.report().dead, worker.report().parked) == (1, 1)
+        sink.hangs = False
+        await worker.deliver_letters(bench.kept("dead"), force=False)
+        await until(lambda: worker.report().parked == 0)
+
+    during(worker, test)
+    assert [note for key, note in sink.taken if key == "1"] == ["bad", "c"]
 
 
 def test_a_write_that_hangs_is_given_up_after_its_deadline(bench: Bench) -> None:

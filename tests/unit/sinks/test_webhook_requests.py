@@ -9,18 +9,21 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 from standardwebhooks import Webhook
 
 from cdcflow.errors import DeliveryError, Disabled, Permanent, Rejected, Transient, Unauthorized
-from cdcflow.model import UNCHANGED, Batch, Op
+from cdcflow.model import UNCHANGED, Batch, Column, Op
+from cdcflow.model.position import PART_SHIFT, Position
 from cdcflow.sink import FlowContext
-from cdcflow.testing.batches import make_batch, make_relation
+from cdcflow.testing.batches import Made, batch_of, make_batch, make_relation
 from cdcflow.testing.receiver import Answer, Received, Receiver
 from cdcflow_sinks.webhook import WebhookSettings, WebhookSink
 from cdcflow_sinks.webhook import addresses as addresses_module
@@ -173,6 +176,64 @@ def test_a_value_that_gives_no_part_of_a_url_is_refused_with_its_change(
     assert [request.path for request in receiver.requests] == ["/hooks/fine/x"]
 
 
+@pytest.mark.parametrize("batch", [False, True])
+def test_what_comes_behind_a_change_that_gives_no_url_is_withheld(receiver: Receiver, batch: bool) -> None:
+    given = orders(("1", "a"), ("1", None), ("2", "a"), ("1", "a"), ("2", None), ("3", "a"), ("2", "a"))
+    error = failure(receiver.url + "hooks/{row.status}", given, batch=batch)
+    assert isinstance(error, Rejected)
+    assert (set(error.rows), set(error.withheld)) == ({1, 4}, {3, 6})
+    assert sorted(event["key"]["id"] for r in receiver.requests for event in r.events) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_of_a_change_that_became_several_all_are_refused_with_the_one_that_gives_no_url(
+    receiver: Receiver, batch: bool
+) -> None:
+    pair = [
+        Made(ORDERS, Op.INSERT, {"id": "1", "status": status, "note": None}, None, Position(8, ordinal))
+        for status, ordinal in ((None, 1), ("a", 1 + (1 << PART_SHIFT)))
+    ]
+    later = Made(ORDERS, Op.INSERT, {"id": "2", "status": "b", "note": None}, None, Position(8, 2))
+    given = batch_of([*pair, later])
+    index = pa.array([0, 0, 1], pa.uint32())
+    [group] = given.groups
+    data = group.data.set_column(group.data.schema.get_field_index("index"), "index", index)
+    given = replace(given.with_groups([replace(group, data=data)]), count=2)
+    error = failure(receiver.url + "hooks/{row.status}", given, batch=batch)
+    assert isinstance(error, Rejected)
+    assert set(error.rows) == {0}
+    assert [request.path for request in receiver.requests] == ["/hooks/b"]
+
+
+def test_numbers_with_all_their_digits_and_json_come_from_the_row_as_their_text(receiver: Receiver) -> None:
+    of_key = Column("id", 1700, key=True)
+    sums = make_relation("sums", [of_key, Column("total", 1700), Column("doc", 3802), Column("more", 3802)])
+    row = {"id": "12.50", "total": "98765432109876543210.10", "doc": '"a b"', "more": '{"a": 1}'}
+    names = {"X-Total": "{row.total}", "X-Doc": "{row.doc}", "X-More": "{row.more}"}
+    for numbers in ("exact", "safe"):
+        url = receiver.url + "{key.id}"
+        settings = {"numbers": numbers, "row_headers": names, "shape": "cloudevents-binary"}
+        send(url, make_batch(sums, [(Op.INSERT, row, None)]), **settings)
+    for request in receiver.requests:
+        headers = {name: unquote(text) for name, text in request.headers.items()}
+        assert (request.path, headers["x-doc"]) == ("/12.50", "a b")
+        assert headers["x-total"] == "98765432109876543210.10"
+        assert headers["ce-subject"] == "public.sums/12.50"
+        assert "x-more" not in headers
+
+
+def test_half_a_character_of_a_json_column_is_no_part_of_a_url_and_breaks_no_header(
+    receiver: Receiver,
+) -> None:
+    docs = make_relation("docs", ["id", Column("doc", 114)])
+    given = make_batch(docs, [(Op.INSERT, {"id": "1", "doc": '"x\\ud800"'}, None)])
+    send(receiver.url, given, row_headers={"X-Doc": "{row.doc}"}, numbers="exact")
+    assert receiver.requests[0].headers["x-doc"].startswith("x%3F")
+    error = failure(receiver.url + "{row.doc}", given, numbers="exact")
+    assert isinstance(error, Rejected)
+    assert "half a character" in error.rows[0]
+
+
 def test_no_value_can_begin_another_header_or_request(receiver: Receiver) -> None:
     evil = "x\r\nX-Evil: 1\r\n\r\nPOST /evil HTTP/1.1\r\n"
     send(receiver.url + "{row.status}", orders(("1", evil)), row_headers={"X-Status": "{row.status}"})
@@ -180,6 +241,27 @@ def test_no_value_can_begin_another_header_or_request(receiver: Receiver) -> Non
     assert "x-evil" not in request.headers
     assert unquote(request.headers["x-status"]) == evil
     assert unquote(request.path) == "/" + evil
+
+
+@pytest.mark.parametrize("status", [404, 422, 500])
+def test_an_error_repeats_no_value_as_a_url_a_header_or_a_page_has_it(
+    receiver: Receiver, status: int
+) -> None:
+    def respond(request: Received) -> Answer:
+        words = f"<p>Cannot POST {request.path}, {request.headers['x-status']}, Tom &amp; Ada&#x27;s</p>"
+        return Answer(status, body=words.encode())
+
+    receiver.respond = respond
+    row = {"id": "1", "status": "ada@example.com/ß", "note": "Tom & Ada's"}
+    error = failure(
+        receiver.url + "hooks/{row.status}",
+        make_batch(ORDERS, [(Op.INSERT, row, None)]),
+        row_headers={"X-Status": "{row.status}"},
+    )
+    told = " ".join([str(error), *error.refused.values(), *error.answers.values()])
+    assert "Cannot POST" in told
+    for hidden in ("ada", "example.com", "%40", "Tom", "Ada"):
+        assert hidden not in told
 
 
 def test_a_batch_holds_only_events_for_the_same_url(receiver: Receiver) -> None:
