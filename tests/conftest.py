@@ -4,7 +4,9 @@ pytest --pg 18              only this version (may be given several times)
 pytest --dsn postgresql://  the user's own server instead of ours
 """
 
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,13 @@ OwnServer = Callable[..., Server]
 # How long an example takes says something about the machine and its other processes, not about the code.
 settings.register_profile("cdcflow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("cdcflow")
+
+
+def pytest_configure() -> None:
+    # A shell that runs us in the background has SIGINT ignored, and so had the programs that tests interrupt.
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -231,7 +231,7 @@ def run(
         targets = [TARGETS[i % len(TARGETS)] for i in range(kills)]
         draw.shuffle(targets)
         for number, target in enumerate(targets):
-            due = time.monotonic() + seconds / kills * draw.uniform(0.4, 0.9)
+            due = time.monotonic() + seconds / kills * draw.uniform(0.3, 0.7)
             eventually(lambda: time.monotonic() > due, timeout=patience)  # noqa: B023
             project.ensure_running()
             what = f"a {target} to be killed"
@@ -242,9 +242,9 @@ def run(
         _wait(
             project, lambda: state_of(project, name).get("state") in ("done", "failed"), patience, "its end"
         )
+        eventually(lambda: changing.transactions > 100, what="a hundred transactions")
         changing.stop()
         assert state_of(project, name)["state"] == "done", project.last_words()
-        assert changing.transactions > 100
         project.wait_until_streaming()
         project.drain(patience)
     finally:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cdcflow.engine import control
+from cdcflow.errors import EnvironmentFault
 from cdcflow.testing.waiting import eventually
 
 PROGRAM = [sys.executable, "-c", "from cdcflow.cli.main import main; main()"]
@@ -46,7 +47,10 @@ def running(config: Path, state: Path) -> Iterator[subprocess.Popen[str]]:
     try:
 
         def streaming() -> bool:
-            status = control.status(state)
+            try:
+                status = control.status(state)
+            except EnvironmentFault:  # it is busy with its start
+                return False
             return status is not None and status["capture"]["state"] == "streaming"
 
         eventually(streaming, timeout=60, what="the engine's start")

@@ -15,6 +15,7 @@ from typer.testing import Result
 
 from cdcflow.cli import output
 from cdcflow.cli.status import remarks, rows, summary, troubles
+from cdcflow.testing.waiting import TIMEOUT
 
 Run = Callable[..., Result]
 EngineSaying = Callable[[Path, Mapping[str, Any]], AbstractContextManager[None]]
@@ -149,7 +150,7 @@ def test_a_watch_goes_on_until_it_is_interrupted(project: Path) -> None:
         for _ in range(2):
             assert json.loads(process.stdout.readline())["engine"]["state"] == "stopped"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(TIMEOUT) == 0
 
 
 def test_unknown_figures_of_capture_are_told_as_unknown() -> None:

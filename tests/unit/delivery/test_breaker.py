@@ -13,6 +13,7 @@ from cdcflow.delivery import policy
 from cdcflow.delivery.breaker import Breaker, Breakers
 from cdcflow.delivery.down import Down, Everywhere
 from cdcflow.errors import Permanent, Transient
+from cdcflow.testing.waiting import TIMEOUT
 
 HOLDER = """
 import sys, time
@@ -40,7 +41,7 @@ def test_what_one_process_finds_all_know(tmp_path: Path) -> None:
         assert other.reason == "refused"
         one.hurry()
         await passes(one)
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, TIMEOUT)
         assert (one.reason, other.reason) == ("", "")
         assert not (tmp_path / "down-shop").exists()
 

@@ -5,6 +5,7 @@ from cdcflow.delivery import CheckpointStore, FlowPlan, FlowWorker
 from cdcflow.model.patterns import TablePatterns
 from cdcflow.sink import SinkOptions, SinkPlugin, SinkSettings
 from cdcflow.testing.scripted import JournalSource, ScriptedSink, until
+from cdcflow.testing.waiting import TIMEOUT
 
 
 def worker(sink: ScriptedSink, source: JournalSource, store: CheckpointStore, *, repeats: bool) -> FlowWorker:
@@ -28,7 +29,7 @@ def kill_while_writing(running: FlowWorker, sink: ScriptedSink, source: JournalS
     async def run() -> None:
         sink.gate.clear()
         task = asyncio.ensure_future(running.run())
-        await asyncio.wait_for(sink.entered.wait(), 10)
+        await asyncio.wait_for(sink.entered.wait(), TIMEOUT)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

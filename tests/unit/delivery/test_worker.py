@@ -23,6 +23,7 @@ from cdcflow.testing.scripted import (
     ScriptedSink,
     until,
 )
+from cdcflow.testing.waiting import TIMEOUT
 
 AUDIT = make_relation("audit", oid=2)
 
@@ -220,7 +221,7 @@ def test_a_flow_whose_oldest_change_waits_for_long_is_catching_up(bench: Bench) 
     async def test() -> None:
         sink.gate.clear()
         bench.source.commit([1])
-        await asyncio.wait_for(sink.entered.wait(), 10)
+        await asyncio.wait_for(sink.entered.wait(), TIMEOUT)
         now = worker.report().lag_seconds
         assert now is not None
         with mock.patch("time.time", return_value=9e9):
@@ -359,7 +360,7 @@ def test_stopping_finishes_the_write_in_flight_and_not_the_backlog(bench: Bench)
     worker = bench.worker(sink, batching=Batching(max_changes=10))
 
     async def test() -> None:
-        await asyncio.wait_for(sink.entered.wait(), 20)
+        await asyncio.wait_for(sink.entered.wait(), TIMEOUT)
         worker.stop()
         await asyncio.sleep(0)
         assert sink.closed == 0
@@ -379,7 +380,7 @@ def test_cancelling_abandons_the_write_in_flight_and_still_closes_the_sink(bench
     async def test() -> None:
         sink.gate.clear()
         running = asyncio.ensure_future(worker.run())
-        await asyncio.wait_for(sink.entered.wait(), 10)
+        await asyncio.wait_for(sink.entered.wait(), TIMEOUT)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running

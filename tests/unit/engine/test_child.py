@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cdcflow.engine.reports import Failed, decode
-from cdcflow.testing.waiting import eventually
+from cdcflow.testing.waiting import TIMEOUT, eventually
 
 REPORTS = """
 from cdcflow.engine.child import Reporter
@@ -74,7 +74,7 @@ def test_work_that_does_not_stop_is_ended_when_the_supervisor_is_gone() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.stdin.close()
-        assert process.wait(20) == 1
+        assert process.wait(TIMEOUT) == 1
 
 
 SUPERVISOR = """
@@ -118,6 +118,6 @@ def test_an_orphan_of_a_supervisor_with_threads_is_not_hurried(tmp_path: Path) -
         with supervisor.stdout as output:
             assert output.readline() == b"ready\n"
             supervisor.kill()
-            supervisor.wait(10)
+            supervisor.wait(TIMEOUT)
             eventually(lambda: file.exists() and file.read_text())  # noqa: B023
         assert file.read_text() == "finished"

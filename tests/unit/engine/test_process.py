@@ -9,6 +9,7 @@ from cdcflow.engine import process
 from cdcflow.engine.process import Child, ending
 from cdcflow.engine.reports import Failed, Live, Report
 from cdcflow.testing.scripted import until
+from cdcflow.testing.waiting import TIMEOUT
 
 
 def script(text: str) -> list[str]:
@@ -27,10 +28,10 @@ def run(
         child = Child("probe", command, heard=heard.append, changed=lambda: None, fatal=fatal)
         running = asyncio.ensure_future(child.run())
         try:
-            await asyncio.wait_for(test(child, heard), 20)
+            await asyncio.wait_for(test(child, heard), TIMEOUT)
         finally:
             child.kill()
-            result = await asyncio.wait_for(running, 20)
+            result = await asyncio.wait_for(running, TIMEOUT)
         return result
 
     return asyncio.run(inside())

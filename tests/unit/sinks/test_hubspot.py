@@ -405,7 +405,7 @@ def test_clearing_a_record_takes_its_associations(hubspot: HubSpot, tmp_path: Pa
     ids=lambda fault: fault.kind,
 )
 def test_a_failed_call_loses_and_doubles_nothing(flow: Flow, fault: Fault) -> None:
-    flow.settings["timeout"] = "500ms" if fault.kind == "hang" else "20s"
+    flow.settings["timeout"] = "3s" if fault.kind == "hang" else "20s"
     batch = flow.history.batch(*(customer(i) for i in range(150)))
     flow.hubspot.fault(fault, path="upsert")
     failure = flow.deliver(batch)

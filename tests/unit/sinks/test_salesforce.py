@@ -241,7 +241,7 @@ def test_rows_that_disappear(salesforce: Salesforce, tmp_path: Path, deletes: st
     ids=lambda fault: fault.kind,
 )
 def test_a_failed_call_loses_and_doubles_nothing(flow: Flow, fault: Fault) -> None:
-    flow.settings["timeout"] = "500ms" if fault.kind == "hang" else "20s"
+    flow.settings["timeout"] = "3s" if fault.kind == "hang" else "20s"
     batch = flow.history.batch(*(person(i) for i in range(300)))
     flow.salesforce.fault(fault, path="composite")
     failure = flow.deliver(batch)

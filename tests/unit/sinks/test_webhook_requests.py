@@ -535,7 +535,7 @@ def test_the_client_shows_its_certificate(tmp_path: Path, authority_files: dict[
             connection, _ = listener.accept()
             try:
                 with context.wrap_socket(connection, server_side=True) as stream:
-                    stream.settimeout(5)
+                    stream.settimeout(60)
                     request = b""
                     while not request.endswith(b"}"):
                         request += stream.recv(65536)

@@ -48,7 +48,7 @@ def test_a_disk_that_retention_can_empty_does_not_stay_full(writer: Writer) -> N
             appender.put(change(number))
         # It has come back, and has read all that there is.
         appender.keep_from = appender.tail.offset
-        eventually(lambda: appender.idle, timeout=10, what="what waited to be stored")
+        eventually(lambda: appender.idle, what="what waited to be stored")
         assert appender.tail.offset == number
         assert not appender.disk_full
     finally:

@@ -9,6 +9,7 @@ import pytest
 from cdcflow.testing.hubspot import HubSpot, Limits, Property
 from cdcflow.testing.hubspot.server import TOKEN
 from cdcflow.testing.service import Answer, Fault
+from cdcflow.testing.waiting import TIMEOUT
 
 CONTACTS = "/crm/v3/objects/contacts/batch"
 
@@ -22,7 +23,7 @@ def hubspot() -> Iterator[HubSpot]:
 @pytest.fixture
 def client(hubspot: HubSpot) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    with httpx.Client(base_url=hubspot.url, headers=headers, trust_env=False, timeout=5) as found:
+    with httpx.Client(base_url=hubspot.url, headers=headers, trust_env=False, timeout=TIMEOUT) as found:
         yield found
 
 

@@ -20,7 +20,7 @@ from standardwebhooks import Webhook
 
 from cdcflow.testing.ports import PORTS
 from cdcflow.testing.receiver import Answer, Received, Receiver, verifier, verify
-from cdcflow.testing.waiting import eventually
+from cdcflow.testing.waiting import TIMEOUT, eventually
 
 KEY = bytes(range(24))
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
@@ -37,7 +37,7 @@ def signed(body: bytes, identity: str = "a", at: float | None = None, secret: st
 
 def connect(receiver: Receiver) -> http.client.HTTPConnection:
     host, _, port = receiver.url.removeprefix("http://").rstrip("/").partition(":")
-    return http.client.HTTPConnection(host, int(port), timeout=10)
+    return http.client.HTTPConnection(host, int(port), timeout=TIMEOUT)
 
 
 def post(connection: http.client.HTTPConnection, body: bytes, headers: Mapping[str, str]) -> int:
@@ -202,14 +202,14 @@ def test_as_a_process_it_prints_its_url_and_records_what_comes(tmp_path: Path, n
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         host, _, port = url.removeprefix("http://").rstrip("/").partition(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection = http.client.HTTPConnection(host, int(port), timeout=TIMEOUT)
         body = b'{"big":123456789012345678901234567890,\n"a":1}'
         assert post(connection, body, signed(body, "first")) == 204
         assert post(connection, b"not json", {}) == 401
         connection.close()
         eventually(lambda: len(record.read_bytes().splitlines()) == 2)
         process.send_signal(number)
-        assert process.wait(10) == 0
+        assert process.wait(TIMEOUT) == 0
     first, second = record.read_bytes().splitlines()
     assert b'"body":{"big":123456789012345678901234567890, "a":1}' in first
     found = orjson.loads(first)

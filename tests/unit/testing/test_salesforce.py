@@ -8,6 +8,7 @@ import pytest
 
 from cdcflow.testing.salesforce import Salesforce
 from cdcflow.testing.salesforce.org import Field
+from cdcflow.testing.waiting import TIMEOUT
 
 DATA = "/services/data/v62.0"
 
@@ -27,7 +28,9 @@ def client(salesforce: Salesforce) -> Iterator[httpx.Client]:
     }
     token = httpx.post(f"{salesforce.url}/services/oauth2/token", data=form).json()
     headers = {"Authorization": f"Bearer {token['access_token']}"}
-    with httpx.Client(base_url=token["instance_url"], headers=headers, trust_env=False, timeout=5) as found:
+    with httpx.Client(
+        base_url=token["instance_url"], headers=headers, trust_env=False, timeout=TIMEOUT
+    ) as found:
         yield found
 
 
