@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from cdcflow.model import Batch, Group, Op
 from cdcflow_sinks.duckdb import statements
 from cdcflow_sinks.duckdb.collapse import LastStates, column_of, last_states, row_numbers
+from cdcflow_sinks.duckdb.compressing import compressing
 from cdcflow_sinks.duckdb.target import Target
 from cdcflow_sinks.duckdb.whole_rows import RowCounts, repeated, row_counts
 
@@ -104,10 +105,11 @@ def _apply_states(
     touched = {f"c{i}": target.typed(column, states.touched[i]) for i, column in enumerate(relation.key)}
     with registered(connection, "touched", pa.table(touched)):
         connection.execute(statements.delete_keys(target.table, target.key))
-    for start in range(0, len(states.rows), STAGE_ROWS):
-        with registered(connection, "stage", _staged(target, group, states, stored, start)):
-            for statement in inserts:
-                connection.execute(statement)
+    with compressing(connection, target, group):
+        for start in range(0, len(states.rows), STAGE_ROWS):
+            with registered(connection, "stage", _staged(target, group, states, stored, start)):
+                for statement in inserts:
+                    connection.execute(statement)
     if stored.complete is None:
         return {}
     lost = states.rows.filter(pc.invert(stored.complete)).to_pylist()
@@ -122,6 +124,8 @@ def _staged(target: Target, group: Group, states: LastStates, stored: "_Stored",
     for column in range(len(relation.columns)):
         if column in relation.key:
             text = states.keys[relation.key.index(column)][part]
+        elif states.whole:
+            text = group.new(column)[part]
         else:
             text = group.new(column).take(states.sources.get(column, states.rows)[part])
         values = target.typed(column, text)

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cdcflow import types
 from cdcflow.errors import Permanent
 from cdcflow.model import Group, Op
 
 #: A row's key as Postgres text. Texts identify rows: where a key changes in as little as its bytes
 #: (1.0 → 1.00, −0 → 0), Postgres sends the old key with the update.
 Key = tuple[str, ...]
+
+_INTEGERS = frozenset({"SMALLINT", "INTEGER", "BIGINT"})
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class LastStates:
     its key. `sources` gives for a column that some change left unchanged the row its value was last
     sent in, null where that was before this run; `origins` is the key under which the table holds such
     a value. `lost` marks rows that lack a value which the table cannot hold: they were inserted without
-    it, as an update is sent that brings a row into the publication's row filter.
+    it, as an update is sent that brings a row into the publication's row filter. `whole`: `rows` are all
+    rows of the group, in their order.
     """
 
     touched: tuple[pa.Array, ...]
@@ -36,6 +40,7 @@ class LastStates:
     sources: Mapping[int, pa.Array]
     origins: tuple[pa.Array, ...]
     lost: pa.Array
+    whole: bool = False
 
     @property
     def replaces(self) -> bool:
@@ -107,6 +112,9 @@ def _by_hash(group: Group, keys: tuple[pa.Array, ...], partial: list[int]) -> La
     numbers = row_numbers(len(group))
     op = group.meta("op")
     deleted = pc.equal(op, int(Op.DELETE))
+    if not partial and _are_distinct(group, keys):
+        nothing = pa.repeat(pa.scalar(False), len(group))
+        return LastStates(keys, numbers, keys, {}, keys, nothing, whole=True)
     nowhere = pa.scalar(None, pa.int64())
     names = [f"k{i}" for i in range(len(keys))]
     columns = dict(zip(names, keys, strict=True)) | {"row": numbers}
@@ -135,6 +143,18 @@ def _by_hash(group: Group, keys: tuple[pa.Array, ...], partial: list[int]) -> La
         lost = pc.or_(lost, pc.and_(born.is_valid(), source.is_null()))
         sources[column] = source
     return LastStates(touched, rows, living, sources, living, lost)
+
+
+def _are_distinct(group: Group, keys: tuple[pa.Array, ...]) -> bool:
+    """Whether no key comes twice, where that is seen soon: rows that were added or read, with integers as
+    keys. A quarter of what the general way takes."""
+    ops = pc.unique(group.meta("op")).to_pylist()
+    if not {int(Op.INSERT), int(Op.READ)}.issuperset(ops):
+        return False
+    for column, key in zip(group.relation.key, keys, strict=True):
+        if types.of(group.relation.columns[column]).duckdb in _INTEGERS:
+            return len(pc.unique(key.cast(pa.int64()))) == len(key)
+    return False
 
 
 def column_of(table: pa.Table, name: str) -> pa.Array:

@@ -137,14 +137,6 @@ class LetterStore:
         given = (which.flow, which.state, which.cause, which.relation, which.key, which.since, which.until)
         return [_letter(row) for row in self._db.all(sql.load("letter_select"), *given, most)]
 
-    def get(self, number: int) -> tuple[Letter, bytes] | None:
-        """A letter with its payload."""
-        row = self._db.one("SELECT flow, journal_offset, payload FROM letter WHERE number = ?", number)
-        if row is None:
-            return None
-        found = [letter for letter in self.select(Selection(flow=row[0])) if letter.number == number]
-        return (found[0], row[2]) if found else None
-
     def payload(self, number: int) -> bytes | None:
         row = self._db.one("SELECT payload FROM letter WHERE number = ?", number)
         return None if row is None else row[0]

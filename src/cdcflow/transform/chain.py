@@ -328,10 +328,11 @@ def _numbered(groups: Sequence[Group]) -> list[Group]:
 
 
 def _in_parts(group: Group, parts: Sequence[int]) -> Group:
-    if not any(parts):
-        return group
     meta = metas(group)
     low = pc.bit_wise_and(meta[3], pa.scalar((1 << PART_SHIFT) - 1, pa.uint64()))
+    # In front of a window they may have been parts already.
+    if not any(parts) and low.equals(meta[3]):
+        return group
     high = pc.shift_left(pa.array(parts, pa.uint64()), pa.scalar(PART_SHIFT, pa.uint64()))
     meta[3] = pc.bit_wise_or(low, high)
     return assembled(

@@ -153,49 +153,9 @@ def renamed(group: Group, relation: Relation) -> Group:
     return replace(group, relation=relation)
 
 
-def as_new(group: Group, came: pa.Array) -> Group:
-    """The old rows of the changes that `came` marks, as though each were inserted: what a step must make of
-    a row before the change. Columns that old rows do not hold are unchanged, hence unknown."""
-    part = group.take(came)
-    relation = group.relation
-    count = len(part)
-    old = old_columns(part)
-    absent = frozenset(range(len(relation.columns))) - frozenset(relation.key)
-    meta = metas(part)
-    meta[1] = filled(count, int(Op.INSERT), pa.uint8())
-    new = [old[i] if i in old else pa.nulls(count, pa.string()) for i in range(len(relation.columns))]
-    unknown = packed(absent, len(relation.columns))
-    return assembled(
-        relation,
-        meta,
-        new,
-        unchanged=None if unknown is None else filled(count, unknown, pa.binary()),
-    )
-
-
 def scattered(values: pa.Array, mask: pa.Array) -> pa.Array:
     """A column with `values`, in order, where `mask` is true, and null elsewhere."""
     return pc.replace_with_mask(pa.nulls(len(mask), values.type), mask, values)
-
-
-def with_key(group: Group) -> Group:
-    """The same changes, each update and delete of which says its key in an old row."""
-    came = has_old(group)
-    if came is not None and pc.all(came).as_py():
-        return group
-    relation = group.relation
-    old = old_columns(group)
-    for i in relation.key:
-        before = old.get(i)
-        old[i] = group.new(i) if before is None else pc.if_else(came, before, group.new(i))
-    return assembled(
-        relation,
-        metas(group),
-        new_columns(group),
-        has_old=filled(len(group), True, pa.bool_()),
-        old=old,
-        unchanged=bits(group),
-    )
 
 
 def joined(relation: Relation, groups: Sequence[Group]) -> Group:

@@ -537,6 +537,48 @@ def test_a_checkpoint_of_long_rows_needs_little_memory(path: Path) -> None:
     assert rows_of(path, "SELECT count(*), count(DISTINCT id) FROM public.t") == [(60_000, 60_000)]
 
 
+@pytest.mark.parametrize("words", [40_000, 12], ids=["hardly any text twice", "the same texts again"])
+def test_text_is_compressed_by_what_suits_it(path: Path, words: int) -> None:
+    """Where a dictionary cannot win it is not tried; where it can, it is taken."""
+    relation = make_relation("t", ["id", "a"])
+    noise = random.Random(5)
+    texts = [noise.randbytes(12).hex() for _ in range(words)]
+    rows = [{"id": str(key), "a": texts[key % words]} for key in range(40_000)]
+
+    async def write(sink: DuckDBSink) -> list[dict[str, Any]]:
+        await sink.write(make_batch(relation, [("insert", row, None) for row in rows]))
+        setting = "SELECT current_setting('disabled_compression_methods') AS n"
+        found: list[dict[str, Any]] = (await sink.query(setting)).to_pylist()
+        return found
+
+    assert with_sink(path, write) == [{"n": ""}]
+    most = (
+        "SELECT compression FROM pragma_storage_info('public.t')"
+        " WHERE column_name = 'a' AND segment_type = 'VARCHAR' GROUP BY 1 ORDER BY sum(count) DESC LIMIT 1"
+    )
+    assert rows_of(path, most) == [("FSST" if words > 12 else "Dictionary",)]
+    assert rows_of(path, "SELECT count(*), count(DISTINCT a) FROM public.t") == [(40_000, words)]
+
+
+@pytest.mark.parametrize("kinds", [["insert"], ["insert", "update"]], ids=" and ".join)
+@pytest.mark.parametrize("twice", [False, True])
+def test_the_last_of_a_key_stays_whether_or_not_keys_come_twice(
+    path: Path, kinds: list[str], twice: bool
+) -> None:
+    relation = make_relation("t", [Column("id", INT8, key=True), Column("a", 25)])
+    noise = random.Random(6)
+    keys = list(range(-500, 500))
+    noise.shuffle(keys)
+    if twice:
+        keys += noise.sample(keys, 100)
+    changes = [
+        (noise.choice(kinds), {"id": str(key), "a": str(place)}, None) for place, key in enumerate(keys)
+    ]
+    with_sink(path, lambda sink: sink.write(make_batch(relation, changes)))
+    last = {key: str(place) for place, key in enumerate(keys)}
+    assert rows_of(path, "SELECT id, a FROM public.t ORDER BY id") == sorted(last.items())
+
+
 READABLE = [
     ("SELECT count(*) AS n FROM public.t", [{"n": 2}]),
     ("FROM public.t SELECT a ORDER BY a;", [{"a": "x"}, {"a": "y"}]),

@@ -10,11 +10,12 @@ import pytest
 from cdcflow.errors import ConfigurationError, Permanent
 from cdcflow.model import UNCHANGED, Batch, Group, Op, Position, Relation
 from cdcflow.model.layout import Attribute, Layout
+from cdcflow.model.position import PART_SHIFT
 from cdcflow.sink.event import events
 from cdcflow.testing.batches import Made, batch_of, made_message, make_relation
 from cdcflow.testing.history import CUSTOMERS, LOG, ORDERS, History, delete, insert, truncate, update
 from cdcflow.testing.steps import chain, link, rows, through
-from cdcflow.transform import Bound, Chain, Misfit, Run, StepContext, StepError, StepPlugin
+from cdcflow.transform import Bound, Chain, Link, Misfit, Run, StepContext, StepError, StepPlugin
 from cdcflow.transform.options import Plain
 
 
@@ -226,6 +227,33 @@ def test_the_place_of_a_file_below_is_short(monkeypatch: pytest.MonkeyPatch, tmp
     with pytest.raises(ConfigurationError, match=r"^flows/a\.yaml:1: "):
         Chain([replace(made.links[0], site=site)]).bind(ORDERS)
     assert rows(Chain()(some()))
+
+
+class _Copies:
+    """Only what went to the second table."""
+
+    def __init__(self, _options: Anything, _context: StepContext) -> None:
+        pass
+
+    def bind(self, relation: Relation) -> Bound:
+        return Bound(
+            (relation,), lambda group, _run: [group] if group.relation.name.endswith("_copy") else []
+        )
+
+
+COPIES = StepPlugin("copies", Anything, _Copies)
+
+
+def test_parts_that_are_made_of_parts_behind_a_window_are_told_apart() -> None:
+    def twice() -> Link:
+        return link(TWICE, {"twice": None})
+
+    [window] = chain({"collapse": {}}).links
+    made = Chain([twice(), window, link(COPIES, {"copies": None}), twice()])
+    batch = History().batch(insert(ORDERS, id="1", status="a", body="b"))
+    found = list(made.finish(made(batch)).changes())
+    assert len(found) == 2
+    assert [one.position.ordinal >> PART_SHIFT for one in found] == [0, 1]
 
 
 def mistakes(*steps: dict[str, Any]) -> list[tuple[str, str]]:

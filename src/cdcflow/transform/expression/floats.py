@@ -91,8 +91,3 @@ def _form(text: str, digits: int) -> str:
     if len(all_digits) <= point:
         return f"{sign}{all_digits.ljust(point, '0')}"
     return f"{sign}{all_digits[:point]}.{all_digits[point:]}"
-
-
-def float8_text(value: float) -> str:
-    """One float8 as Postgres writes it."""
-    return _form(_large(value, False) if 2.0**53 <= abs(value) < math.inf else repr(value), _FLOAT8_DIGITS)
