@@ -25,6 +25,8 @@ AT_ONCE = 4
 #: Changes before the journal's end in which those may be that a new snapshot has not seen: those of the
 #: transactions that were just committed, one per session of the server at most.
 SEED = 50_000
+#: States from which on readers are needed, or will be in a moment: they take a third of a second to start.
+_SOON_READ = ("begun", "watching", "seeding", "seeded", "lookup", "reading", "rereading")
 #: The journal is kept from the last word of a backfill on, so a waiting one says that it is still there.
 NOTE_EVERY = 30.0
 
@@ -118,7 +120,7 @@ class Coordinator:
             self._note(task)
         self._copy_wholes()
         self._tables.nudge()
-        if any(task.state in ("reading", "rereading") for task in self._board.tasks.values()):
+        if any(task.state in _SOON_READ for task in self._board.tasks.values()):
             self._pool.start()
 
     def _follow(self, kept: Kept, table: str) -> None:
