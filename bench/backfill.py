@@ -1,7 +1,7 @@
 """How fast a backfill is beside plain COPY, and what it does to live changes and to memory.
 
-Throughput: the same table by two COPYs side by side to nothing, by one COPY of an exported snapshot (what
-`backfill: initial` does), and by `cdcflow backfill` with two readers: up to the journal while nobody reads
+Throughput: the same table by two COPYs side by side to nothing, by one COPY of an exported snapshot,
+and by `cdcflow backfill` with two readers: up to the journal while nobody reads
 that, up to a flow that drops everything, and up to DuckDB. Latency: commit to webhook at 100 transactions/s
 without and with a backfill beside it. Memory: the peak of each process with a small table and with the large
 one.

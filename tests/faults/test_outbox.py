@@ -29,6 +29,8 @@ def postgres(_servers: Callable[[int | str], AnyServer], pytestconfig: pytest.Co
     database.drop()
 
 
+#: The row of the first load, and the marks of its beginning and end.
+LOADED = 3
 #: Each of them gets a row and two messages, one of which nobody wants.
 ORDERS = 600
 
@@ -57,6 +59,7 @@ def test_messages_reach_who_subscribed_once_and_in_order(postgres: Database, tmp
     postgres.execute("CREATE TABLE orders (id int PRIMARY KEY)")
     postgres.execute("INSERT INTO orders VALUES (0)")  # for the backfill
     publish(postgres, "orders")
+    end = LOADED + 2 * ORDERS + 1
     with Receiver() as receiver:
         project = Outbox(tmp_path, postgres, receiver.url)
         project.start()
@@ -69,17 +72,19 @@ def test_messages_reach_who_subscribed_once_and_in_order(postgres: Database, tmp
                 "  PERFORM pg_logical_emit_message(true, 'unwanted', repeat('x', 20000));"
                 " END LOOP; END $$"
             )
-            kill_capture(project, journaled=2)
+            kill_capture(project, journaled=LOADED + 1)
             kill_capture(project, journaled=ORDERS)
             postgres.execute("SELECT pg_logical_emit_message(false, 'beat', '\\xff'::bytea)")
             # The server flushes such a message when it likes, so there is no LSN yet to drain to.
-            eventually(lambda: offset(project) == 2 * ORDERS + 2, timeout=60, what="all in the journal")
+            eventually(
+                lambda: offset(project) == 2 * ORDERS + LOADED + 1, timeout=60, what="all in the journal"
+            )
             project.drain()
         finally:
             project.stop()
         received = [request.json for request in receiver.requests]
     assert not list(verify(project.journal))
-    assert offset(project) == 2 * ORDERS + 2
+    assert offset(project) == end
 
     paid = [f"paid {i}" for i in range(1, ORDERS + 1)]
     # Some may come twice, never with another id, and never behind a later one for the first time.

@@ -9,8 +9,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 from psycopg import sql
 
-from cdcflow.journal import Reader
-from cdcflow.model import Batch, Change
+from cdcflow.model import BACKFILLS, Batch, Change
 from cdcflow.source.capture import Capture, CaptureSettings
 from cdcflow.testing.database import Database
 from cdcflow.testing.journals import read_all
@@ -70,19 +69,20 @@ def settings(postgres: Database, journal: Path, **changed: Any) -> CaptureSettin
         "publication": postgres.publication,
         "journal": journal,
         "backfill": False,
+        "backfills": journal.parent / f"{journal.name} backfills",
         "heartbeat": None,  # the source's WAL is the test's alone
     }
     return CaptureSettings(**{**given, **changed})
 
 
 @contextmanager
-def capturing(postgres: Database, journal: Path, **changed: Any) -> Iterator[Running]:
-    """Captures while the block runs; a capture that failed fails the test."""
+def capturing(postgres: Database, journal: Path, *, loaded: bool = True, **changed: Any) -> Iterator[Running]:
+    """Captures while the block runs, which begins behind the first load, if there is one, or with it (not
+    `loaded`); a capture that failed fails the test."""
     running = Running(settings(postgres, journal, **changed))
+    states = ("streaming",) if loaded else ("streaming", "backfilling")
     try:
-        eventually(
-            lambda: running.latest.get("state") == "streaming" or running.error, what="the stream's start"
-        )
+        eventually(lambda: running.latest.get("state") in states or running.error, what="the stream's start")
         yield running
     finally:
         running.stop()
@@ -91,7 +91,15 @@ def capturing(postgres: Database, journal: Path, **changed: Any) -> Iterator[Run
 
 
 def changes(journal: Path) -> list[Change]:
-    return [change for batch in read_all(journal) for change in batch.changes()]
+    """All but the marks of backfills."""
+    found = (change for batch in read_all(journal) for change in batch.changes())
+    return [change for change in found if change.relation != BACKFILLS]
+
+
+def marks(journal: Path) -> list[dict[str, Any]]:
+    """The marks of backfills."""
+    found = (change for batch in read_all(journal) for change in batch.changes())
+    return [change.new for change in found if change.relation == BACKFILLS and change.new is not None]
 
 
 def batches(journal: Path) -> list[Batch]:
@@ -103,8 +111,7 @@ def journaled(journal: Path, count: int) -> list[Change]:
 
     def reached() -> bool:
         try:
-            with Reader(journal) as reader:
-                return reader.head().offset >= count
+            return len(changes(journal)) >= count
         except Exception as error:
             if "no journal" in str(error):
                 return False

@@ -1,6 +1,7 @@
 """Online backfills: rows that were there come into the journal while the stream goes on, each once, in a
 place where nothing older follows anything newer."""
 
+import shutil
 import threading
 import time
 from collections import Counter
@@ -17,14 +18,14 @@ from psycopg.conninfo import make_conninfo
 
 from cdcflow.errors import CdcflowError
 from cdcflow.journal import Reader, verify
-from cdcflow.model import BACKFILLS, UNCHANGED, Batch, Change, Op
+from cdcflow.model import UNCHANGED, Batch, Change, Op
 from cdcflow.source import monitor
 from cdcflow.source.requests import Kept, Request, Requests
 from cdcflow.source.wanted import look
 from cdcflow.testing.database import Database
 from cdcflow.testing.journals import read_all
 from cdcflow.testing.waiting import eventually
-from integration.capturing import Running, capturing, changes, make_slot, memory_bounded, publish
+from integration.capturing import Running, capturing, changes, make_slot, marks, memory_bounded, publish
 
 MINUTE = 60.0
 #: Rows per second of a backfill of 20,000 that something is to happen in the middle of.
@@ -90,7 +91,7 @@ def test_rows_that_were_there_come_between_the_changes_of_the_stream(
     assert done.state == "done"
     assert done.outcomes["public.t"].rows == 5000
     found = changes(tmp_path / "journal")
-    assert [c.op for c in found if c.relation == BACKFILLS] == [Op.MESSAGE, Op.MESSAGE]
+    assert [mark["phase"] for mark in marks(tmp_path / "journal")] == ["begin", "end"]
     assert sum(change.op is Op.READ for change in found) == 5000
     assert len(rows(found, "t")) == 5000
     assert not list(verify(tmp_path / "journal"))
@@ -277,8 +278,7 @@ def test_a_cancelled_backfill_ends_with_a_mark_and_what_it_brought_stays(
         eventually(lambda: journal_offset(tmp_path / "journal") > 2, timeout=MINUTE)
         requests.wish(request.name, "cancel")
         assert ended(requests, request).state == "cancelled"
-    found = [c.new for c in changes(tmp_path / "journal") if c.relation == BACKFILLS]
-    assert [str(new["phase"]) for new in found if new is not None] == ["begin", "cancel"]
+    assert [mark["phase"] for mark in marks(tmp_path / "journal")] == ["begin", "cancel"]
     assert 0 < len(reads(tmp_path / "journal")) < 50_000
 
 
@@ -425,20 +425,56 @@ def test_a_table_without_a_key_is_emptied_and_read_while_the_stream_stands(
     assert not list(verify(journal))
 
 
-def test_a_first_load_can_be_online(postgres: Database, tmp_path: Path, requests: Requests) -> None:
+def test_a_first_load_comes_once(postgres: Database, tmp_path: Path, requests: Requests) -> None:
     postgres.execute("CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE n (a int)")
     postgres.execute("INSERT INTO t SELECT g, 0 FROM generate_series(1, 3000) g; INSERT INTO n VALUES (1)")
     publish(postgres, "t", "n")
-    with backfilling(postgres, tmp_path, requests, backfill=True, online=True):
+    with backfilling(postgres, tmp_path, requests, backfill=True):
         [kept] = eventually(requests.all, timeout=MINUTE)
         assert ended(requests, kept.request).state == "done"
     assert len(reads(tmp_path / "journal")) == 3000
     assert len(reads(tmp_path / "journal", "n")) == 1
     with Reader(tmp_path / "journal") as reader:
         assert reader.initial_rows() == 0
-    with backfilling(postgres, tmp_path, requests, backfill=True, online=True):
+    with backfilling(postgres, tmp_path, requests, backfill=True):
         pass
     assert len(requests.all()) == 1
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_first_load_empties_a_table_without_a_key_only_where_something_of_it_came_before(
+    postgres: Database, tmp_path: Path, requests: Requests, changed: bool
+) -> None:
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE n (id int, v int)")
+    postgres.execute("ALTER TABLE n REPLICA IDENTITY FULL; INSERT INTO n VALUES (1, 0), (1, 0), (2, 0)")
+    publish(postgres, "t", "n")
+    if changed:
+        postgres.execute("INSERT INTO n VALUES (3, 0)")
+    with backfilling(postgres, tmp_path, requests, backfill=True):
+        postgres.execute("UPDATE n SET v = 1 WHERE id = 2")
+        eventually(lambda: changes(tmp_path / "journal")[-1].op is Op.UPDATE, timeout=MINUTE)
+    ops = Counter(change.op for change in changes(tmp_path / "journal"))
+    if changed:
+        assert ops == {Op.INSERT: 1, Op.TRUNCATE: 1, Op.READ: 4, Op.UPDATE: 1}
+    else:
+        assert ops == {Op.READ: 3, Op.UPDATE: 1}
+
+
+def test_a_new_journal_begins_with_a_first_load_whatever_an_older_one_had(
+    postgres: Database, tmp_path: Path, requests: Requests
+) -> None:
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 100)")
+    publish(postgres, "t")
+    with backfilling(postgres, tmp_path, requests, backfill=True):
+        pass
+    [kept] = requests.all()
+    assert kept.state == "done"
+    shutil.rmtree(tmp_path / "journal")
+    postgres.execute("SELECT pg_drop_replication_slot(%s)", [postgres.slot])
+    make_slot(postgres)
+    with backfilling(postgres, tmp_path, requests, backfill=True):
+        pass
+    assert len(reads(tmp_path / "journal")) == 100
 
 
 def test_a_table_that_comes_into_the_publication_is_read_where_that_is_wished(

@@ -12,9 +12,9 @@ from cdcflow.journal import verify
 from cdcflow.model import parse_lsn
 from cdcflow.source.setup import setup
 from cdcflow.testing.database import Database
-from cdcflow.testing.journals import read_all
 from cdcflow.testing.waiting import eventually
 from conftest import OwnServer
+from integration.capturing import changes
 from integration.program import cdcflow, mounted, running, write
 
 WRONG, ENVIRONMENT = 2, 3
@@ -147,9 +147,10 @@ def test_a_full_disk_is_waited_out_and_loses_nothing(postgres: Database, tmp_pat
 
             def delivered() -> bool:
                 status = control.status(state)
-                return status is not None and status["flows"][0]["checkpoint"] == 100_000
+                # With the marks of where the first load begins and ends.
+                return status is not None and status["flows"][0]["checkpoint"] == 100_002
 
             eventually(delivered, timeout=60, what="everything, once there is room")
-        ids = [int(str((c.new or {})["id"])) for b in read_all(disk / "journal") for c in b.changes()]
+        ids = [int(str((c.new or {})["id"])) for c in changes(disk / "journal")]
         assert ids == list(range(1, 100_001))
         assert not list(verify(disk / "journal"))

@@ -143,10 +143,10 @@ def test_a_table_of_1600_columns_arrives(newest_postgres: Database, tmp_path: Pa
     postgres.execute(sql.SQL("CREATE TABLE t ({}, PRIMARY KEY (c7, c1599))").format(columns))
     postgres.execute(sql.SQL("CREATE TABLE u (LIKE t); ALTER TABLE u REPLICA IDENTITY FULL"))
     row = sql.SQL(", ").join(map(sql.Literal, range(width)))
-    publish(postgres, "t", "u")
-    journal = tmp_path / "journal"
     for table in ("t", "u"):
         postgres.execute(sql.SQL("INSERT INTO {} VALUES ({})").format(sql.Identifier(table), row))
+    publish(postgres, "t", "u")
+    journal = tmp_path / "journal"
     with capturing(postgres, journal, backfill=True):
         for table in ("t", "u"):
             name = sql.Identifier(table)

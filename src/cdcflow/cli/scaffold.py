@@ -52,7 +52,7 @@ source:
   # `cdcflow setup` makes both; `cdcflow setup --print-sql` prints them for your DBA instead.
   publication: cdcflow
   slot: cdcflow
-  # initial: copy the rows that are there first. none: begin with what changes from now on.
+  # initial: read the rows that are there, too. none: begin with what changes from now on.
   backfill: initial
 
 journal:

@@ -193,9 +193,6 @@ def summary(document: Document) -> list[str]:
     for finding in capture.get("findings") or ():
         lines.append(f"{finding['severity']}  {finding['subject']}: {finding['message']}")
     lines += _held_back(capture)
-    if capture.get("backfill"):
-        steps = ", ".join(f"{key} {value}" for key, value in capture["backfill"].items() if value is not None)
-        lines.append(f"backfill {steps}")
     lines += [f"backfill {told}" for told in under_way(document.get("backfills") or ())]
     lines.append(f"journal  {_journal(capture.get('journal') or {})}")
     return lines

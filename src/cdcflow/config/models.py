@@ -118,9 +118,8 @@ class SourceSettings(Settings):
     origin: Literal["any", "none"] = "any"
     publication: Annotated[str, AfterValidator(_identifier)] = "cdcflow"
     slot: Annotated[str, AfterValidator(_slot)] = "cdcflow"
-    #: The rows that are there at the first start: `initial` reads them before the stream, in one snapshot;
-    #: `online` behind its beginning, in chunks and resumable.
-    backfill: Literal["initial", "online", "none"] = "initial"
+    #: Whether the rows that are there at the first start are read, while the stream goes on.
+    backfill: Literal["initial", "none"] = "initial"
     #: What happens with the rows of a table that comes into the publication later.
     new_tables: Literal["backfill", "none"] = "none"
     #: Processes that read tables for a backfill side by side: each keeps about a core busy, and another one

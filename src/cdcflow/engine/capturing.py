@@ -26,7 +26,6 @@ class Capturing:
             publication=source.publication,
             journal=journal.path,
             backfill=source.backfill != "none",
-            online=source.backfill == "online",
             confirm_delivered=source.confirm == "delivered",
             messages=source.captured_messages,
             origin=source.origin,

@@ -56,7 +56,12 @@ def check_source(config: Config) -> Examined:
 
 def wishes(source: SourceSettings) -> Wishes:
     """What the configuration wants of the source besides tables."""
-    return Wishes(local_only=source.origin == "none", ddl=source.ddl, failover=source.failover)
+    return Wishes(
+        local_only=source.origin == "none",
+        ddl=source.ddl,
+        failover=source.failover,
+        first_load=source.backfill == "initial",
+    )
 
 
 def check_journal(config: Config) -> list[Finding]:

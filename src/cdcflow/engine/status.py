@@ -68,13 +68,16 @@ def judge(report: FlowReport, life: Life, source: Source) -> FlowReport:
     if life.silent > STALE_SECONDS:
         said = f"its process has said nothing for {life.silent:.0f} s"
         return replace(unknown, state="unknown", reason=said)
+    up = report.state == "up to date"
     if source.state == "streaming":
         before = source.streaming is not None and life.silent >= source.streaming
-        if before and report.state == "up to date":
+        if before and up:
             # That was said of the journal before the backfill or the reconnection brought it further.
             return replace(unknown, state="starting", reason="")
         return report
-    if report.state != "up to date":
+    if source.state == "backfilling" and not up:
+        return report
+    if not up:
         return unknown
     if source.state == "backfilling" or not source.seen:
         return replace(unknown, state="starting", reason=f"capture is {source.state}")
@@ -178,7 +181,6 @@ def capture_document(config: Config, figures: dict[str, Any], state: str, child:
         "bytes": 0,
         "error": None,
         "last_commit_time": None,
-        "backfill": None,
         "retained_bytes": None,
         "wal_status": None,
         "safe_wal_size": None,

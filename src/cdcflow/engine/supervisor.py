@@ -355,7 +355,11 @@ class Supervisor:
             delivered = self._delivered()
             if delivered is not None:
                 self._capture.order(Delivered(delivered))
-            if self._capture_state() == "streaming" and not ready and self._state == "starting":
+            if (
+                self._capture_state() in ("streaming", "backfilling")
+                and not ready
+                and self._state == "starting"
+            ):
                 ready, self._state = True, "running"
                 log.info("engine is ready: the slot streams")
                 self._notifier.ready()

@@ -1,7 +1,7 @@
 """The journal's directory: which files it holds, what its manifest says, and how it is replaced.
 
     <path>/                          mode 0700, files 0600: a journal holds the source's data
-      manifest.json                  format, identity of the source, state of the initial backfill
+      manifest.json                  format, identity of the source, where the first load begins
       lock                           flock of the one writer, holding its pid
       head                           how far readers may read (see `head`)
       readers/                       FIFOs of waiting readers (see `wakeup`)
@@ -19,9 +19,10 @@ from typing import Any, Literal
 
 from cdcflow.errors import JournalDamaged, JournalError
 
-#: Version of the segments' and the manifest's format. A reader refuses what is newer than itself.
+#: Version of the segments' and the manifest's format. A reader refuses every other.
 #: 2: frames that hold chunks of a backfill, and the ledger of backfills in each segment.
-FORMAT = 2
+#: 3: rows are seen as they come, those of the first load too.
+FORMAT = 3
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
@@ -42,20 +43,6 @@ class Identity:
     publication: str
 
 
-@dataclass(frozen=True)
-class Backfill:
-    """Whether the initial rows are in the journal. While it is `pending`, everything from `offset` on is
-    invisible and goes away at the next open: `segment` and `size` say where the files end without it."""
-
-    state: Literal["none", "pending", "done"] = "none"
-    #: First offset of the backfill's rows.
-    offset: int = 0
-    #: Offset behind its last row, once done.
-    end: int = 0
-    segment: str = ""
-    size: int = 0
-
-
 #: Which transactions the server sends: all, or only those that began in this database.
 Origin = Literal["any", "none"]
 
@@ -73,7 +60,8 @@ class Asked:
 @dataclass(frozen=True)
 class Manifest:
     identity: Identity
-    backfill: Backfill = Backfill()
+    #: Offset from which on the rows come that the source held already; None: they do not.
+    initial_rows: int | None = None
     asked: Asked = Asked()
 
 
@@ -111,18 +99,23 @@ def read_manifest(path: Path) -> Manifest | None:
     try:
         state = json.loads(text)
         version = int(state["format"])
-        if version <= FORMAT:
+        if version == FORMAT:
             origin: Origin = "none" if state.get("origin") == "none" else "any"
             asked = Asked(state.get("messages", False) is True, origin)
-            return Manifest(_identity(state["identity"]), _backfill(state["backfill"]), asked)
+            return Manifest(_identity(state["identity"]), state["initial_rows"], asked)
     except (ValueError, KeyError, TypeError) as error:
         raise JournalDamaged(
             f"{file} is not a journal's manifest",
             hint="restore it from a copy, or move the journal away and start a new one with a backfill",
         ) from error
     raise JournalError(
-        f"the journal at {path} has format {version}, this cdcflow reads up to {FORMAT}",
-        hint="use the cdcflow that wrote it, or a newer one",
+        f"the journal at {path} has format {version}, this cdcflow reads {FORMAT}",
+        hint="use the cdcflow that wrote it"
+        + (
+            ", or a newer one"
+            if version > FORMAT
+            else "; or move it away and start a new one with a backfill"
+        ),
     )
 
 
@@ -131,7 +124,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     state = {
         "format": FORMAT,
         "identity": asdict(manifest.identity),
-        "backfill": asdict(manifest.backfill),
+        "initial_rows": manifest.initial_rows,
         "messages": manifest.asked.messages,
         "origin": manifest.asked.origin,
     }
@@ -160,7 +153,3 @@ def sync_directory(path: Path) -> None:
 
 def _identity(state: dict[str, Any]) -> Identity:
     return Identity(**{field.name: state[field.name] for field in fields(Identity)})
-
-
-def _backfill(state: dict[str, Any]) -> Backfill:
-    return Backfill(**{field.name: state[field.name] for field in fields(Backfill)})

@@ -90,11 +90,9 @@ class Reader:
         return found[0].base if found else self.head().offset
 
     def initial_rows(self) -> int | None:
-        """Offset of the first row of the initial backfill, retained or not; None where there was none, or
-        it is not finished."""
+        """Offset from which on the rows of the first load come, retained or not; None where there is none."""
         manifest = read_manifest(self._path)
-        done = manifest is not None and manifest.backfill.state == "done"
-        return manifest.backfill.offset if manifest is not None and done else None
+        return None if manifest is None else manifest.initial_rows
 
     def read(self, offset: int, *, max_changes: int, max_bytes: int) -> list[Batch]:
         """The batches from `offset` on, as they were appended, until the next one would exceed a limit;
@@ -258,17 +256,13 @@ class Reader:
             )
 
     def _scan_end(self) -> Head:
-        """The head as the frames of the last segments say it, without the rows of a pending backfill."""
-        manifest = read_manifest(self._path)
+        """The head as the frames of the last segments say it."""
         for segment in reversed(segments(self._path)):
             with contextlib.closing(SegmentFile(segment.path)) as file:
                 found = scan(file, segment.base)
             if found.size:
-                offset = found.tail.offset
-                if manifest is not None and manifest.backfill.state == "pending":
-                    offset = min(offset, manifest.backfill.offset)
                 written = int(segment.path.stat().st_mtime * 1e6)
-                return Head(offset, found.tail.committed, written)
+                return Head(found.tail.offset, found.tail.committed, written)
         return NOTHING
 
 

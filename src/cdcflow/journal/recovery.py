@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cdcflow.errors import JournalDamaged, JournalError
 from cdcflow.journal.contents import Tail
-from cdcflow.journal.layout import Backfill, Identity, Segment, segments, sync_directory
+from cdcflow.journal.layout import Identity, Segment, segments, sync_directory
 from cdcflow.journal.ledger import Ledger
 from cdcflow.journal.segment import Scan, SegmentFile, scan
 
@@ -70,18 +70,6 @@ def recover(path: Path, published: int) -> Recovered:
             hint="restore them from a copy, or move the journal away and start a new one with a backfill",
         )
     return Recovered(cut=cut)
-
-
-def cut_backfill(path: Path, backfill: Backfill) -> None:
-    """Removes everything from where a backfill began that was not finished."""
-    for segment in reversed(segments(path)):
-        if segment.path.name > backfill.segment:
-            segment.path.unlink()
-    last = path / backfill.segment
-    if last.stat().st_size > backfill.size:
-        os.truncate(last, backfill.size)
-    _sync_file(last)
-    sync_directory(path)
 
 
 def require_identity(path: Path, expected: Identity, found: Identity) -> None:

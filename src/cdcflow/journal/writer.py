@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from cdcflow.errors import JournalError
 from cdcflow.journal.contents import (
@@ -28,7 +28,6 @@ from cdcflow.journal.frame import Piece
 from cdcflow.journal.head import Publisher
 from cdcflow.journal.layout import (
     Asked,
-    Backfill,
     Identity,
     Manifest,
     Segment,
@@ -41,7 +40,7 @@ from cdcflow.journal.layout import (
 from cdcflow.journal.ledger import Ledger, Step
 from cdcflow.journal.lock import lock_journal
 from cdcflow.journal.output import datasync, failed, unusable, write_all
-from cdcflow.journal.recovery import Recovered, cut_backfill, recover, require_identity
+from cdcflow.journal.recovery import Recovered, recover, require_identity
 from cdcflow.journal.wakeup import Bells
 from cdcflow.lock import FileLock
 from cdcflow.model import Batch, Position
@@ -85,7 +84,7 @@ class Writer:
     ) -> Self:
         """Opens the journal at `path` for writing, or creates it there.
 
-        Cuts the tail that a crash has torn, and the rows of a backfill that was not finished.
+        Cuts the tail that a crash has torn.
 
         Raises JournalError when another process has it open (after `lock_timeout` seconds), when it
         belongs to another source, or when the directory cannot be used; JournalDamaged when a frame that
@@ -115,9 +114,6 @@ class Writer:
         return writer
 
     def _start(self) -> None:
-        if self._manifest.backfill.state == "pending":
-            cut_backfill(self._path, self._manifest.backfill)
-            self._keep_backfill(Backfill())
         published = self._head.current
         found = recover(self._path, published.offset if published else 0)
         self.cut, self.lost = found.cut, found.lost
@@ -144,11 +140,6 @@ class Writer:
     @property
     def identity(self) -> Identity:
         return self._manifest.identity
-
-    @property
-    def backfill(self) -> Literal["none", "pending", "done"]:
-        """Whether the initial rows are in the journal. Never `pending` after `open`."""
-        return self._manifest.backfill.state
 
     @property
     def asked(self) -> Asked:
@@ -252,13 +243,12 @@ class Writer:
     def sync(self) -> None:
         """Makes everything written durable with one fdatasync, publishes it, and wakes the readers.
 
-        While a backfill is pending nothing is published. Raises JournalError when the disk refuses; the
+        Raises JournalError when the disk refuses; the
         writer must then be opened anew, and `tail` of the new one tells what is left.
         """
         self._check()
         self._make_durable()
-        if self.backfill != "pending":
-            self._publish()
+        self._publish()
 
     def _make_durable(self) -> None:
         if self.written == self.tail and not self._new_names and not self._noted:
@@ -291,8 +281,6 @@ class Writer:
         A segment with offsets from `keep_from` on stays, and so does the last one.
         """
         self.sync()
-        if self.backfill == "pending":
-            keep_from = min(keep_from, self._manifest.backfill.offset)
         needed = self.ledger.needed_from
         if needed is not None:
             # After a crash, a backfill looks there for rows that it has to read once more.
@@ -318,36 +306,12 @@ class Writer:
             sync_directory(self._path)
         return removed
 
-    def begin_backfill(self) -> None:
-        """From here on everything is invisible to readers, and goes away again unless `finish_backfill` is
-        reached. Durable when this returns. Raises JournalError when a backfill was begun before."""
-        self._check()
-        if self.backfill != "none":
-            raise JournalError(f"the journal at {self._path} has a backfill already: it is {self.backfill}")
-        self.sync()
-        segment = segment_name(self._base)
-        self._keep_backfill(Backfill("pending", self.tail.offset, self.tail.offset, segment, self._size))
-
     def rows_come(self) -> None:
         """Says, durably, that from here on the existing rows come among the changes: whoever begins behind
         here lacks some."""
         self._check()
         self.sync()
-        self._keep_backfill(Backfill("done", self.tail.offset, self.tail.offset))
-
-    def finish_backfill(self) -> None:
-        """Makes the rows of the backfill durable, and then visible all at once. Raises as `sync` does."""
-        self._check()
-        if self.backfill != "pending":
-            raise JournalError(
-                f"the journal at {self._path} has no backfill to finish: it is {self.backfill}"
-            )
-        self._make_durable()
-        self._keep_backfill(Backfill("done", self._manifest.backfill.offset, self.tail.offset))
-        self._publish()
-
-    def _keep_backfill(self, backfill: Backfill) -> None:
-        self._keep(replace(self._manifest, backfill=backfill))
+        self._keep(replace(self._manifest, initial_rows=self.tail.offset))
 
     def _keep(self, manifest: Manifest) -> None:
         try:

@@ -24,7 +24,6 @@ from cdcflow.model import Batch, Mark, Position, PrefixPatterns, format_lsn, mar
 from cdcflow.source import catalog, retained
 from cdcflow.source.acknowledge import PROGRESS_INTERVAL, Acknowledger, DeliveredBehind, Say
 from cdcflow.source.appender import Appender, Retention, Waker
-from cdcflow.source.backfill import copy_tables
 from cdcflow.source.connection import answering, connect
 from cdcflow.source.heartbeat import Heartbeat
 from cdcflow.source.judgement import START_ANEW
@@ -32,7 +31,7 @@ from cdcflow.source.layouts import Layouts
 from cdcflow.source.monitor import Monitor
 from cdcflow.source.online import Online, work_name
 from cdcflow.source.published import published_tables
-from cdcflow.source.requests import Request, Requests
+from cdcflow.source.requests import INITIAL, Request, Requests
 from cdcflow.source.stream import Stream, timeline_history
 from cdcflow.source.timeline import require_continuation
 from cdcflow.source.watch import Watch
@@ -50,9 +49,6 @@ LONGEST_PAUSE = 10.0
 HANDOVER = 10.0
 REPORT_INTERVAL = 0.5
 
-#: Name of the backfill that a journal begins with.
-INITIAL = "initial"
-
 #: Where a CopyData message of the WAL says what it is, behind 'w' and three numbers of 8 bytes (manual,
 #: "Streaming Replication Protocol", XLogData), and what a Commit says there.
 _KIND = 25
@@ -67,9 +63,8 @@ class CaptureSettings:
     slot: str
     publication: str
     journal: Path
+    #: At the first start, read the rows that are there; needs `backfills`.
     backfill: bool = True
-    #: Read them online, behind the beginning of the stream, instead of before it in one snapshot.
-    online: bool = False
     #: Confirm the slot only behind every flow's checkpoint, instead of behind the journal's fsync.
     confirm_delivered: bool = False
     #: Patterns of the prefixes of logical messages to capture. Without any, the server sends none.
@@ -125,7 +120,6 @@ class Capture:
         self._received = 0
         self._confirmed = 0
         self._last_commit_time: int | None = None
-        self._backfill: dict[str, Any] | None = None
         self._online: Online | None = None
         #: Messages that were read behind the place of a chunk.
         self._rest: list[memoryview] = []
@@ -157,7 +151,7 @@ class Capture:
                     self._session()
                     pause = FIRST_PAUSE
                 except SourceUnavailable as error:
-                    if self._state == "streaming":
+                    if self._state in ("streaming", "backfilling"):
                         pause = FIRST_PAUSE
                     self._tell("connecting", str(error))
                     self._stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
@@ -378,42 +372,28 @@ class Capture:
         return slot
 
     def _begin(self, writer: Writer, slot: catalog.Slot) -> None:
-        """The journal's first entry: the existing rows, or at least the place where the stream begins."""
-        if self._settings.backfill and not self._settings.online:
-            try:
-                copy_tables(
-                    self._settings.dsn,
-                    publication=self._settings.publication,
-                    slot=self._settings.slot,
-                    writer=writer,
-                    progress=self._backfill_progress,
-                    stopping=self._stop.is_set,
-                )
-            finally:
-                self._backfill = None
-                if writer.backfill == "pending":
-                    # Opened anew, the journal has nothing of the unfinished backfill.
-                    self._close_journal()
-        elif slot.confirmed_flush_lsn:
-            if self._settings.backfill:
-                self._ask_for_all(writer, slot.confirmed_flush_lsn)
-            writer.progress(slot.confirmed_flush_lsn, time.time_ns() // 1000)
-            writer.sync()
-        else:
+        """The journal's first entry: what rows are to come, and the place where the stream begins."""
+        if not slot.confirmed_flush_lsn:
             raise SourceUnavailable(f"the replication slot {slot.name!r} has no position yet")
+        if self._settings.backfill:
+            self._ask_for_all(writer, slot.confirmed_flush_lsn)
+        writer.progress(slot.confirmed_flush_lsn, time.time_ns() // 1000)
+        writer.sync()
 
     def _ask_for_all(self, writer: Writer, start: int) -> None:
         """Asks for the rows of every published table, and lets the journal begin with that: what the stream
         brings from the LSN `start` on may be changes of rows that nobody has yet."""
         assert self._settings.backfills is not None
-        requests = Requests(self._settings.backfills)
         with connect(self._settings.dsn, purpose="capture start") as connection:
             found = published_tables(connection, self._settings.publication, start - 1)
         relations = [table.relation for table in found]
-        names = tuple(relation.qualified for relation in relations)
-        if names and not any(kept.request.name == INITIAL for kept in requests.all()):
-            # Nothing has been delivered yet that could wait, where a table without a key makes it stand.
-            requests.add(Request(INITIAL, names, halt=True))
+        if not relations:
+            return
+        # One of this name is of another journal, or was begun before a crash that left nothing of it here.
+        requests = Requests(self._settings.backfills)
+        requests.forget(INITIAL)
+        # Nothing has been delivered yet that could wait, where a table without a key makes it stand.
+        requests.add(Request(INITIAL, tuple(relation.qualified for relation in relations), halt=True))
         writer.rows_come()
         for ordinal, relation in enumerate(relations, 1):
             at = Position(start - 1, ordinal)
@@ -421,10 +401,6 @@ class Capture:
             step = Step(work_name(INITIAL, relation.oid, relation.qualified), "begun")
             if at > writer.written.last:
                 writer.append(mark_batch(mark, at, time.time_ns() // 1000), step)
-
-    def _backfill_progress(self, figures: Mapping[str, Any]) -> None:
-        self._backfill = dict(figures)
-        self._tell("backfilling", None, force=False)
 
     def _start_stream(self, appender: Appender, asked: Asked) -> Stream:
         """Starts streaming; a slot that a dying predecessor still holds is waited for."""
@@ -452,7 +428,7 @@ class Capture:
         stream.also_wake_on(self._waker.fileno())
         talk = Acknowledger(time.monotonic(), timeout)
         noted = 0.0
-        self._tell("streaming", None)
+        self._tell(self._following(), None)
         while True:
             self._waker.clear()
             stopping = self._stop.is_set() or 0 < until < decoder.committed
@@ -499,7 +475,7 @@ class Capture:
             if talk.lost(now):
                 raise SourceUnavailable("the server has not said anything for too long")
             self._confirmed = durable
-            self._tell("waiting for disk" if appender.disk_full else "streaming", None, force=False)
+            self._tell("waiting for disk" if appender.disk_full else self._following(), None, force=False)
             if not frames:
                 pause = min(talk.due(now), REPORT_INTERVAL, PROGRESS_INTERVAL)
                 stream.wait(pause, reading=reading)
@@ -589,6 +565,11 @@ class Capture:
             if not self._put(decoder.take(), appender):
                 return
 
+    def _following(self) -> str:
+        """`backfilling` while the first load is under way beside the stream, else `streaming`."""
+        loading = self._online is not None and self._state != "streaming" and self._online.loading
+        return "backfilling" if loading else "streaming"
+
     @staticmethod
     def _nothing_in_flight(decoder: Decoder, appender: Appender) -> bool:
         return not (decoder.in_transaction or decoder.rows or decoder.sealed) and appender.idle
@@ -632,7 +613,6 @@ class Capture:
                 "changes": self._changes,
                 "bytes": self._bytes,
                 "last_commit_time": self._last_commit_time,
-                "backfill": self._backfill,
                 "backfills": [] if self._online is None else self._online.figures(),
             }
         )

@@ -55,11 +55,12 @@ ORIGIN = 16
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What the configuration wants of the source besides tables: `source.origin: none`, `source.ddl`,
-    `source.failover`."""
+    `source.failover`, `source.backfill: initial`."""
 
     local_only: bool = False
     ddl: bool = False
     failover: bool = False
+    first_load: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def judge(situation: Situation) -> list[Finding]:
         *_privileges(situation),
         *_publication(situation),
         *_replica_identity(situation),
+        *_first_load(situation),
         *_contents(situation),
         *_partitions(situation),
         *_slot(situation),
@@ -179,7 +181,7 @@ def _capacity(situation: Situation) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "slots",
-            f"the backfill needs one more slot while it runs, and {used}",
+            f"the backfill of a table without a key needs one more slot while it runs, and {used}",
             remedy,
             more,
             "restart",
@@ -395,6 +397,21 @@ def _replica_identity(situation: Situation) -> Iterator[Finding]:
             for name in unidentified(table)
         ),
         "tables",
+    )
+
+
+def _first_load(situation: Situation) -> Iterator[Finding]:
+    """What the first load costs, before the slot is made that it begins with."""
+    tables = [t for t in situation.selection.tables if t.replica_identity == "f" or unidentified(t)]
+    if not situation.wishes.first_load or situation.slot is not None or not tables:
+        return
+    size = sum(table.estimated_bytes for table in tables) / 1e6
+    yield Finding(
+        "warning",
+        "first load",
+        f"nothing tells the rows of {names(table.qualified for table in tables)} apart: at the first start"
+        f" they are read in one transaction each (about {size:,.0f} MB in all) while all changes wait",
+        "give them a primary key that is their replica identity, exclude them in source.tables, or bear it",
     )
 
 

@@ -22,6 +22,9 @@ Wish = Literal["run", "pause", "cancel"]
 #: A name is a file name and a word on the command line.
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
+#: Name of the backfill that a journal begins with.
+INITIAL = "initial"
+
 #: Ended backfills that stay to be looked at.
 KEPT = 100
 
@@ -159,6 +162,11 @@ class Requests:
         outcomes.pop(table, None)
         self._write(f"{name}.outcome", {key: asdict(value) for key, value in outcomes.items()})
 
+    def forget(self, name: str) -> None:
+        """There was no such request."""
+        for suffix in (".outcome.json", ".json"):
+            (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+
     def _outcomes(self, name: str) -> dict[str, Ended]:
         state = _read(self.folder / f"{name}.outcome.json") or {}
         return {table: Ended(**values) for table, values in state.items()}
@@ -166,8 +174,7 @@ class Requests:
     def _prune(self) -> None:
         ended = [kept for kept in self.all() if kept.state in ("done", "cancelled")]
         for kept in ended[:-KEPT]:
-            for suffix in (".outcome.json", ".json"):
-                (self.folder / f"{kept.request.name}{suffix}").unlink(missing_ok=True)
+            self.forget(kept.request.name)
 
     def _write(self, name: str, state: Mapping[str, Any]) -> None:
         file = self.folder / f"{name}.json"

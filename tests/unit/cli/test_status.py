@@ -160,14 +160,12 @@ def test_unknown_figures_of_capture_are_told_as_unknown() -> None:
         "lag_bytes": None,
         "error": "connection refused",
         "journal": {"offset": None, "first_offset": None, "bytes": None},
-        "backfill": {"tables": 3, "done": 1},
     }
     lines = summary({"engine": {"state": "starting", "pid": None}, "capture": capture, "flows": []})
     assert lines == [
         "engine   starting",
         "capture  connecting, slot s, lag unknown",
         "         connection refused",
-        "backfill tables 3, done 1",
         "journal  unknown",
     ]
     assert rows({"flows": []}) == []

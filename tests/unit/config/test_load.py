@@ -261,7 +261,7 @@ def test_a_malformed_variable_is_refused(write: Write, text: str) -> None:
         (SOURCE + f"  publication: {'x' * 64}\n", "cdcflow.yaml:5: source.publication: a name in Postgres"),
         (
             SOURCE + "  backfill: initail\n",
-            "cdcflow.yaml:5: source.backfill: expected 'initial', 'online' or 'none', found 'initail'"
+            "cdcflow.yaml:5: source.backfill: expected 'initial' or 'none', found 'initail'"
             " | did you mean 'initial'?",
         ),
         (

@@ -153,7 +153,7 @@ def test_a_flow_that_starts_at_the_latest_gets_only_what_comes_after_the_source_
 
     async def test() -> None:
         await until(lambda: sink.opened)
-        bench.source.commit(range(10))  # the initial backfill
+        bench.source.commit(range(10))  # the first load
         assert state(worker)[0] == "starting"
         assert bench.stored() is None
         worker.go_live()
@@ -450,10 +450,8 @@ def test_a_new_flow_never_begins_silently_without_the_existing_rows(
 ) -> None:
     source = JournalSource(tmp_path / "small", segment_bytes=4_096)
     if backfill:
-        source.writer.begin_backfill()
+        source.writer.rows_come()
     source.commit([0])
-    if backfill:
-        source.writer.finish_backfill()
     for i in range(1, 50):
         source.commit([i])
     assert source.writer.retain(max_bytes=1, max_age=None, keep_from=40)

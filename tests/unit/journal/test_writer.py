@@ -34,7 +34,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_new_journal_is_empty_and_belongs_to_its_user_alone(path: Path) -> None:
     with Writer.open(path, IDENTITY) as writer, Reader(path) as reader:
         assert writer.tail == Tail(0, ORIGIN, 0, 0)
-        assert writer.backfill == "none"
+        assert reader.initial_rows() is None
         assert reader.head().offset == 0
         assert reader.first_offset() == 0
         assert reader.read(0, max_changes=10, max_bytes=10) == []
@@ -285,7 +285,7 @@ def test_segments_without_a_manifest_are_not_taken_over(path: Path) -> None:
         Writer.open(path, IDENTITY)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2, "identity": {}, "backfill": {}}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 3, "identity": {}, "initial_rows": null}'])
 def test_a_manifest_that_is_none_is_damage(path: Path, text: str) -> None:
     Writer.open(path, IDENTITY).close()
     (path / "manifest.json").write_text(text)
@@ -293,12 +293,13 @@ def test_a_manifest_that_is_none_is_damage(path: Path, text: str) -> None:
         Writer.open(path, IDENTITY)
 
 
-def test_a_journal_of_a_newer_format_is_refused(path: Path) -> None:
+@pytest.mark.parametrize("found", [2, 99])
+def test_a_journal_of_another_format_is_refused(path: Path, found: int) -> None:
     Writer.open(path, IDENTITY).close()
     manifest = path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 99'))
+    manifest.write_text(manifest.read_text().replace('"format": 3', f'"format": {found}'))
     for use in (lambda: Writer.open(path, IDENTITY), lambda: Reader(path)):
-        with pytest.raises(JournalError, match="format 99"):
+        with pytest.raises(JournalError, match=f"format {found}"):
             use()
 
 

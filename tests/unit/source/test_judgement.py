@@ -18,7 +18,7 @@ from cdcflow.source.catalog import (
     Table,
     select,
 )
-from cdcflow.source.judgement import Situation, judge, names
+from cdcflow.source.judgement import Situation, Wishes, judge, names
 from cdcflow.source.setup import steps
 
 
@@ -144,6 +144,25 @@ def test_each_state_of_the_slot_has_its_finding(
 def test_the_backfill_needs_a_free_slot_beside_ours(used: int, severity: list[str]) -> None:
     found = complaints(replace(GOOD, server=replace(GOOD.server, used_slots=used)))
     assert [finding.severity for finding in found] == severity
+
+
+def test_what_a_first_load_without_keys_costs_is_told_before_it_begins() -> None:
+    full = replace(table(2, "notes"), replica_identity="f", estimated_bytes=3_000_000_000)
+    keyless = replace(table(3, "logs"), identified=False, primary_key=())
+    before = replace(GOOD, slot=None, wishes=Wishes(first_load=True))
+    [finding] = [
+        finding
+        for finding in judge(replace(before, selection=Selection((table(1, "orders"), full, keyless), ())))
+        if finding.subject == "first load"
+    ]
+    assert "public.notes, public.logs" in finding.message
+    assert "3,000 MB" in finding.message
+    for fine in (
+        before,
+        replace(before, slot=SLOT, selection=Selection((full,), ())),
+        replace(before, wishes=Wishes(), selection=Selection((full,), ())),
+    ):
+        assert not [finding for finding in judge(fine) if finding.subject == "first load"]
 
 
 def test_no_free_wal_sender_is_an_error_unless_we_hold_one_ourselves() -> None:

@@ -3,15 +3,51 @@
 import pyarrow as pa
 
 from cdcflow.journal import Chunk, Ledger, pack
-from cdcflow.model import ORIGIN
-from cdcflow.source.online.board import Board, Read
-from cdcflow.source.online.placing import Placing
+from cdcflow.model import ORIGIN, Batch
+from cdcflow.source.online.board import Board, Read, Turn
+from cdcflow.source.online.placing import Placing, Unseen
 from cdcflow.source.online.task import Task
 from cdcflow.source.requests import Request
 from cdcflow.source.visible import Changed, Snapshot
 from cdcflow.testing.batches import make_batch, make_relation
 
 GOODS = make_relation("goods", ("id", "version"))
+
+
+def update(xid: int, key: str) -> Batch:
+    return make_batch(GOODS, [("update", {"id": key, "version": "new"}, None)], xid=xid)
+
+
+def test_a_table_whose_turn_comes_late_has_that_looked_at_which_no_snapshot_of_the_others_has_seen() -> None:
+    board = Board(readers=2, ledger=Ledger(), wake=lambda: None)
+    placing = Placing(board, 100_000)
+    first = Task(Request("r", ("public.goods",)), "public.goods", "reading", GOODS.oid, began_at=90_000)
+    later = Task(Request("r", ("public.late",)), "public.late", "begun", 77, began_at=99_999)
+    placing.watch(first)
+    placing.watch(later)
+    for xid in (50, 51, 52):
+        placing.see(update(xid, str(xid)))
+    board.arrive(chunk_of(first, 0, Snapshot(51, 53, frozenset([51])), ["1", "2"]))
+    assert placing.place(200, ORIGIN) is not None
+    board.arrive(Turn(later, "watch"))
+    assert placing.place(200, ORIGIN) is None
+    # From before the session, and from the first that the chunk's snapshot has not seen.
+    assert later.look_at == [(50_000, 100_000), (100_001, 100_005)]
+    board.arrive(chunk_of(first, 0, Snapshot(60, 60), ["3"]))
+    board.arrive(Turn(later, "watch"))
+    assert placing.place(300, ORIGIN) is not None
+    assert placing.place(300, ORIGIN) is None
+    assert later.look_at == [(50_000, 100_000)]
+
+
+def test_many_small_batches_are_remembered_in_little_room() -> None:
+    unseen = Unseen()
+    for number in range(5_000):
+        unseen.see(number, update(100 + number % 7, "1"))
+    assert unseen.start == 0
+    assert len(unseen._batches) <= 1_001
+    unseen.forget(Snapshot(107, 107))
+    assert unseen.start is None
 
 
 def chunk_of(task: Task, reader: int, snapshot: Snapshot, ids: list[str]) -> Read:

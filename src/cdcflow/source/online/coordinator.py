@@ -14,7 +14,7 @@ from cdcflow.source.online.placing import Placing
 from cdcflow.source.online.readers import Readers
 from cdcflow.source.online.tables import Tables
 from cdcflow.source.online.task import Task, request_and_table
-from cdcflow.source.requests import Ended, Kept, Request, Requests
+from cdcflow.source.requests import INITIAL, Ended, Kept, Request, Requests
 from cdcflow.source.visible import key_text
 from cdcflow.source.whole import copy_whole
 
@@ -22,9 +22,6 @@ log = logging.getLogger(__name__)
 
 #: Tables that are read at the same time: one waits for the stream while others are read.
 AT_ONCE = 4
-#: Changes before the journal's end in which those may be that a new snapshot has not seen: those of the
-#: transactions that were just committed, one per session of the server at most.
-SEED = 50_000
 #: States from which on readers are needed, or will be in a moment: they take a third of a second to start.
 _SOON_READ = ("begun", "watching", "seeding", "seeded", "lookup", "reading", "rereading")
 #: The journal is kept from the last word of a backfill on, so a waiting one says that it is still there.
@@ -108,20 +105,34 @@ class Coordinator:
             if task.state in ("ended", "failed", "paused"):
                 self._conclude(task)
                 continue
-            if task.state in ("waiting", "beginning", "begun"):
-                if task.state == "waiting":
-                    self._begin(task)
-                elif task.state == "begun" and running < AT_ONCE:
-                    self._board.set(task, "watching")
-                    self._board.arrive(Turn(task, "watch"))
-            else:
-                self._advance(task)
+            self._carry_on(task, room=running < AT_ONCE)
             running += task.state not in ("waiting", "beginning", "begun", "failed")
             self._note(task)
         self._copy_wholes()
         self._tables.nudge()
         if any(task.state in _SOON_READ for task in self._board.tasks.values()):
             self._pool.start()
+
+    def _carry_on(self, task: Task, *, room: bool) -> None:
+        if task.state == "waiting":
+            self._begin(task)
+        elif task.state == "begun":
+            if room and not self._whole_first():
+                self._board.set(task, "watching")
+                self._board.arrive(Turn(task, "watch"))
+        elif task.state != "beginning":
+            self._advance(task)
+
+    def _whole_first(self) -> bool:
+        """In the first load, tables without a key come first, while nothing has been delivered that could
+        wait; not where they must be tried again."""
+        return any(
+            task.request.name == INITIAL
+            and (task.state == "waiting" or (task.whole and task.state != "paused"))
+            and task.state not in ("ended", "failed")
+            and not task.error
+            for task in self._board.tasks.values()
+        )
 
     def _follow(self, kept: Kept, table: str) -> None:
         """What a request wishes now."""
@@ -165,6 +176,7 @@ class Coordinator:
                 task.changed.again = {key_text(key): None for key in work.again}
                 task.changed.complete = work.read
                 task.began_at = work.offset
+                task.fresh = request.name == INITIAL and self._placing.offset == len(self._board.ledger.open)
                 self._placing.watch(task)
         if outcome is not None:
             task.state, task.error, task.hint = "failed", outcome.error, outcome.hint
@@ -191,10 +203,11 @@ class Coordinator:
 
     @staticmethod
     def _ended(task: Task, state: Any) -> Ended:
+        failed = state == "failed"  # else what it says is of something that has passed
         return Ended(
             state,
-            task.error,
-            task.hint,
+            task.error if failed else "",
+            task.hint if failed else "",
             task.rows,
             task.nbytes,
             task.chunks,
@@ -203,7 +216,7 @@ class Coordinator:
 
     def _copy_wholes(self) -> None:
         """One after the other, and while nothing else is under way, since the stream stands meanwhile."""
-        quiet = ("whole", "paused", "failed", "ended")
+        quiet = ("whole", "begun", "paused", "failed", "ended")
         for task in list(self._board.tasks.values()):
             if self._board.stopping or self._board.arrivals:
                 return
@@ -241,6 +254,7 @@ class Coordinator:
                 self._dsn, self._publication, self._slot, task.oid, where, halt, begin, put, stopping
             )
             if done:
+                task.error = ""
                 self._board.set(task, "ending")
                 self._board.arrive(Turn(task, "end"))
             with self._board.lock:
@@ -249,7 +263,8 @@ class Coordinator:
                     self._board.lock.wait(TICK)
             if not done:
                 self._board.set(task, "whole")
-        except SourceUnavailable:
+        except SourceUnavailable as error:
+            task.error = str(error)
             self._board.set(task, "whole")
             raise
         except SourceError as error:
@@ -287,7 +302,7 @@ class Coordinator:
         found = self._tables.lookup(task)
         if found is None:
             return
-        task.noted = time.monotonic()
+        task.noted, task.error = time.monotonic(), ""
         if task.whole:
             task.state = "whole"
         elif task.began_at >= 0:
@@ -305,9 +320,11 @@ class Coordinator:
         self._tables.plan(task)
         if task.state == "failed":
             return
-        start = max(min(task.began_at, task.watched_at - SEED), 0)
+        groups = [
+            group for start, end in task.look_at for group in self._tables.journaled(task.oid, start, end)
+        ]
         task.state = "seeded"
-        self._board.arrive(Seed(task, self._tables.journaled(task.oid, start, task.watched_at)))
+        self._board.arrive(Seed(task, groups))
 
     def _replan(self, task: Task) -> None:
         """The table has other files: all of these must be read."""

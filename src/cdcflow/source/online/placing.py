@@ -5,6 +5,7 @@ better (`visible`).
 """
 
 import time
+from collections import deque
 from dataclasses import replace
 
 import pyarrow as pa
@@ -16,8 +17,43 @@ from cdcflow.model.backfill import MarkPhase
 from cdcflow.source.appender import Marked
 from cdcflow.source.online.board import Board, Read, Seed, Turn, Whole
 from cdcflow.source.online.task import Task
-from cdcflow.source.visible import key_of
+from cdcflow.source.visible import Snapshot, key_of
 from cdcflow.source.whole import emptied
+
+#: Changes before the journal's end in which those may be that a new snapshot has not seen, where nothing else
+#: is known: those of the transactions that were just committed, one per session of the server at most.
+SEED = 50_000
+
+#: Under light load batches are small: so many are remembered before they are joined.
+_BATCHES = 1_000
+
+
+class Unseen:
+    """Where in the journal the stream's changes begin that the latest snapshot, and so the next ones, may not
+    have seen. The rows of other tables, which chunks have put there before, so need not be looked through."""
+
+    def __init__(self) -> None:
+        self._batches: deque[tuple[int, pa.Array]] = deque()
+
+    @property
+    def start(self) -> int | None:
+        """None: all was seen."""
+        return self._batches[0][0] if self._batches else None
+
+    def see(self, offset: int, batch: Batch) -> None:
+        """Takes in a batch of the stream that the journal has from `offset` on."""
+        xids = [group.meta("xid").unique() for group in batch.groups if group.relation != MESSAGES]
+        if not xids:
+            return
+        self._batches.append((offset, pa.concat_arrays(xids)))
+        if len(self._batches) > _BATCHES:
+            joined = pa.concat_arrays([xids for _, xids in self._batches]).unique()
+            self._batches = deque([(self._batches[0][0], joined)])
+
+    def forget(self, snapshot: Snapshot) -> None:
+        """Forgets the first batches, as far as the snapshot has seen them."""
+        while self._batches and not pc.any(snapshot.unseen(self._batches[0][1])).as_py():
+            self._batches.popleft()
 
 
 class Placing:
@@ -26,16 +62,21 @@ class Placing:
     def __init__(self, board: Board, tail: int) -> None:
         self._board = board
         #: Offset at which the journal ends with what was seen and placed.
-        self._offset = tail
+        self.offset = tail
         #: Per table: what is watched in the stream.
         self._watched: dict[int, list[Task]] = {}
         #: Per table: the generation that the stream has shown last, and in which transaction.
         self._shapes: dict[int, tuple[Relation, int]] = {}
+        self._unseen = Unseen()
+        #: Offset from which on it knows them.
+        self._since = tail
         #: Ended, but not durable yet.
         self._placed: list[Task] = []
 
     def watch(self, task: Task) -> None:
         """From now on what the stream brings of its table counts."""
+        if not self._watched:
+            self._unseen, self._since = Unseen(), self.offset
         self._watched.setdefault(task.oid, []).append(task)
 
     def wants(self, reached: int) -> bool:
@@ -48,13 +89,16 @@ class Placing:
 
     def see(self, batch: Batch) -> None:
         """What the stream brings, in order."""
-        self._offset += batch.count
+        begin, self.offset = self.offset, self.offset + batch.count
         if not self._watched:
             return
+        self._unseen.see(begin, batch)
         for group in batch.groups:
             tasks = self._watched.get(group.relation.oid)
             if not tasks or group.relation in (MESSAGES, BACKFILLS):
                 continue
+            for task in tasks:
+                task.fresh = False
             if group.relation.key and not group.relation.full:
                 for task in tasks:
                     task.changed.see(group)
@@ -88,7 +132,7 @@ class Placing:
                 item = self._placed_whole(arrival, at, reached)
             if item is not None:
                 count = item.count if isinstance(item, Chunk) else (item.batch.count if item.batch else 0)
-                self._offset += count
+                self.offset += count
                 return item
 
     def _placed_read(self, read: Read, at: Position, reached: int) -> Chunk | Marked | None:
@@ -98,6 +142,7 @@ class Placing:
                 self._board.bounds[read.reader] = read.snapshot
             if self._board.latest is None or read.snapshot.xmax > self._board.latest.xmax:
                 self._board.latest = read.snapshot
+                self._unseen.forget(read.snapshot)
             bounds = list(self._board.bounds.values())
             # Also those whose readers have found nothing more to read: theirs may be older ones.
             bounds += [other.snapshot for other in self._board.arrivals if isinstance(other, Read)]
@@ -152,6 +197,7 @@ class Placing:
             task.rows += packed.rows
             task.nbytes += whole.nbytes
             task.chunks += 1
+        task.fresh = False
         step = Step(task.work, rows=packed.rows, nbytes=whole.nbytes)
         return Chunk(packed, (), at, reached, step, task.request.flows)
 
@@ -168,16 +214,21 @@ class Placing:
         if turn.what == "begin":
             self.watch(task)
             marked = self._marked(task, "begin", at, reached, Step(task.work, "begun"))
-            task.began_at = self._offset + 1
+            task.began_at = self.offset + 1
             self._board.set(task, "copying" if task.whole else "begun")
             return marked
         if turn.what == "watch":
             task.changed.collecting = True
-            task.watched_at = self._offset
+            task.watched_at = self.offset
+            task.look_at = [(max(min(task.began_at, self._since - SEED), 0), self._since)]
+            if self._unseen.start is not None:
+                task.look_at.append((self._unseen.start, self.offset))
             self._board.set(task, "seeding")
             return None
         if turn.what == "empty":
             assert task.relation is not None
+            if task.fresh:
+                return None
             batch = emptied(task.relation, at, time.time_ns() // 1000, task.request.flows)
             return Marked(Step(task.work), replace(batch, committed=reached))
         if turn.what == "read":

@@ -13,7 +13,7 @@ from cdcflow.source.online.coordinator import Coordinator
 from cdcflow.source.online.placing import Placing
 from cdcflow.source.online.readers import Readers
 from cdcflow.source.online.tables import Tables
-from cdcflow.source.requests import Requests
+from cdcflow.source.requests import INITIAL, Requests
 
 #: Seconds that the end of a session waits for what a thread of it is at.
 STOP = 10.0
@@ -72,6 +72,17 @@ class Online:
         """Raises what has ended a thread of it: a defect of ours."""
         if self._board.defect is not None:
             raise self._board.defect
+
+    @property
+    def loading(self) -> bool:
+        """The first load is under way: neither over and durable, nor paused, nor failed."""
+        with self._board.lock:
+            return any(
+                task.request.name == INITIAL
+                and task.state not in ("paused", "failed")
+                and not (task.state == "ended" and task.durable)
+                for task in self._board.tasks.values()
+            )
 
     @property
     def outdated(self) -> bool:

@@ -52,11 +52,15 @@ class Task:
     began_at: int = -1
     #: Offset from which on the changes of the stream are kept beside its chunks.
     watched_at: int = 0
+    #: What of the journal before that holds changes that must be looked at, from and to these offsets.
+    look_at: list[tuple[int, int]] = field(default_factory=list)
     noted: float = 0.0
     durable: bool = False
     final: str = ""
     #: It has no key, and is read as a whole while the stream stands.
     whole: bool = False
+    #: Nothing of it is in the journal, so that there is nothing to empty before it is copied as a whole.
+    fresh: bool = False
 
     @property
     def work(self) -> str:
