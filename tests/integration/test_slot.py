@@ -145,6 +145,26 @@ def test_what_changes_in_the_publication_is_said(table: Database, tmp_path: Path
         assert not running.latest["findings"]
 
 
+def test_a_table_that_somebody_rewrites_for_hours_holds_nothing_up(table: Database, tmp_path: Path) -> None:
+    """The server opens every published table to say which they are, and waits for who has locked one."""
+    for name in "uv":
+        table.execute(f"CREATE TABLE {name} (id int PRIMARY KEY)")
+    publish(table, "t", "u", "v")
+    journal = tmp_path / "journal"
+    with capturing(table, journal):
+        pass
+    alter(table, "ALTER PUBLICATION {} DROP TABLE v")
+    with table.connect() as migration, migration.transaction():
+        migration.execute("ALTER TABLE u ADD w int")
+        with capturing(table, journal) as running:
+            fill(table, 1, 10)
+            journaled(journal, 10)
+            eventually(lambda: running.latest["retained_bytes"] is not None, what="the slot's health")
+            migration.execute("COMMIT")
+            # Where it could not look before (from 16 on), it does now.
+            eventually(lambda: "does not hold public.v any more" in messages(running))
+
+
 def test_tables_that_a_publication_of_all_tables_gains_are_nothing_to_say(
     table: Database, tmp_path: Path
 ) -> None:

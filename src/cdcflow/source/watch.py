@@ -8,10 +8,13 @@ happened. So the publication, its tables and the slot's `restart_lsn` are rememb
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import psycopg
 
 import cdcflow.sql
 from cdcflow.errors import SourceError
@@ -23,6 +26,8 @@ from cdcflow.source.judgement import START_ANEW, names
 
 #: In the journal's directory: it says something about this journal and no other.
 FILE = "watch.json"
+#: How long a look waits for a table that somebody has locked.
+LOCK_TIMEOUT = "1s"
 
 
 @dataclass(frozen=True)
@@ -146,14 +151,18 @@ class Watch:
         Raises SourceError when the publication is gone or is not the one that the journal was made with,
         and when the slot has gone back.
         """
+        fresh: list[Finding] = []
         with self._lock:
             server = catalog.identity(connection)
             slot = catalog.slot(connection, self._slot)
-            now = published(connection, self._publication)
             if slot is not None and slot.restart_lsn is not None:
                 self._see_slot(slot.restart_lsn, server.timeline)
-            fresh = self._found(self._see_publication(now, server.database))
-            fresh += self._found(self._see_partitions(connection))
+            # The server opens the tables to say which they are. Somebody may rewrite one for hours: the next
+            # look may have more luck.
+            with suppress(psycopg.errors.LockNotAvailable), _waiting_briefly(connection):
+                now = published(connection, self._publication)
+                fresh += self._found(self._see_publication(now, server.database))
+                fresh += self._found(self._see_partitions(connection))
             self._save()
         return fresh
 
@@ -242,6 +251,17 @@ class Watch:
                 hint="restore it from a copy; without it, changes of the publication while cdcflow was down"
                 " stay unseen: remove it only when you know of none",
             ) from error
+
+
+@contextmanager
+def _waiting_briefly(connection: catalog.Connection) -> Iterator[None]:
+    """For locks."""
+    connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+    try:
+        yield
+    finally:
+        if not connection.broken:
+            connection.execute("RESET lock_timeout")
 
 
 def gone(publication: str, database: str, *, started: bool) -> SourceError:
