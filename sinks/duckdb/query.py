@@ -38,6 +38,8 @@ def run_query(connection: Any, sql: str, schema: str) -> pa.Table:
     connection.execute("BEGIN TRANSACTION READ ONLY")
     try:
         return connection.sql(found[0].query).to_arrow_table()
+    except duckdb.InterruptException:
+        raise Permanent("the query was broken off: the flow's process ends", hint="ask again") from None
     except duckdb.Error as error:
         raise Permanent(f"the query failed: {error}") from error
     finally:

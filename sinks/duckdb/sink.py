@@ -31,6 +31,9 @@ from cdcflow_sinks.duckdb.target import Target, bind, fold, table_name
 
 Result = TypeVar("Result")
 
+#: Seconds between two interrupts of a query that goes on while the sink closes.
+INTERRUPT_EVERY = 0.02
+
 
 class DuckDBSink:
     """Implements Sink, PositionedSink, Converges, Redelivers, SchemaSink, QuerySink, Probe, Judges, Claims
@@ -54,6 +57,8 @@ class DuckDBSink:
         #: Before this offset changes come a second time.
         self._repeats_until = 0
         self._file = database.file_of(settings)
+        #: The connections of queries under way.
+        self._asked: set[Any] = set()
 
     async def open(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"duckdb-{self._flow}")
@@ -62,6 +67,11 @@ class DuckDBSink:
     async def close(self) -> None:
         if self._thread is None:
             return
+        # The file is not closed under a query. One between two statements does not feel an interrupt.
+        while self._asked:
+            for cursor in list(self._asked):
+                cursor.interrupt()
+            await asyncio.sleep(INTERRUPT_EVERY)
         await self._run(self._close)
         self._thread.shutdown()
         self._thread = None
@@ -332,7 +342,9 @@ class DuckDBSink:
             with database.looking(self._settings) as connection:
                 return run_query(connection, sql, schema)
         cursor = self._file.beside(self._connection)
+        self._asked.add(cursor)
         try:
             return run_query(cursor, sql, schema)
         finally:
             cursor.close()
+            self._asked.discard(cursor)

@@ -82,6 +82,7 @@ FOUND = [
     ("error", "replica identity", "its row filter looks at state"),
     ("error", "slot", "does not exist"),
     ("warning", "max_slot_wal_keep_size", "64 MB: "),
+    ("warning", "first load", "while all changes wait"),
     ("error", "partitions", "shop.halves_1 have another replica identity"),
 ]
 #: What no SQL mends, or what is a choice.

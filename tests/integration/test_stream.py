@@ -7,12 +7,14 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from cdcflow.errors import SourceError
 from cdcflow.journal import Asked, Origin, Reader, Writer, verify
 from cdcflow.journal.layout import read_manifest
 from cdcflow.model import Batch, parse_lsn
 from cdcflow.source import catalog
 from cdcflow.source.judgement import Wishes
 from cdcflow.source.preflight import preflight
+from cdcflow.source.stream import Snapshot, export_snapshot
 from cdcflow.testing.database import Database
 from cdcflow.testing.waiting import eventually
 from integration.capturing import capturing, changes, journaled, publish
@@ -157,3 +159,20 @@ def test_a_server_that_cannot_leave_out_other_origins_is_an_error_of_the_check(p
     errors = [finding for finding in found if finding.subject == "origin"]
     assert len(errors) == (1 if postgres.server.version < 16 else 0)
     assert all(error.severity == "error" and "any" in error.remedy for error in errors)
+
+
+def test_the_slot_of_an_exported_snapshot_is_gone_once_it_was_used(postgres: Database) -> None:
+    """At once, and not when the server has noticed the end of its session: the next one needs its place."""
+
+    name = f"{postgres.name}_once"
+    left = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s"
+
+    def broken(_snapshot: Snapshot) -> None:
+        raise SourceError("no use for it")
+
+    for _ in range(20):
+        export_snapshot(postgres.dsn, name=name, hold=lambda _snapshot: None)
+        assert postgres.execute(left, [name]) == [(0,)]
+        with pytest.raises(SourceError, match="no use for it"):
+            export_snapshot(postgres.dsn, name=name, hold=broken)
+        assert postgres.execute(left, [name]) == [(0,)]

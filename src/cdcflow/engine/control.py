@@ -110,6 +110,10 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ha
         await writer.drain()
     except OSError:
         pass  # the client went away
+    except asyncio.CancelledError:
+        # The engine ends, and this task's end is the end of the cancellation: asyncio's own callback would
+        # take it for a defect and print it.
+        pass
     finally:
         writer.close()
         with contextlib.suppress(OSError):

@@ -193,7 +193,12 @@ def export_snapshot(dsn: str, *, name: str, hold: Callable[[Snapshot], None]) ->
         point, snapshot = result.get_value(0, 1), result.get_value(0, 2)
         assert point is not None
         assert snapshot is not None
-        hold(Snapshot(snapshot.decode(), parse_lsn(point.decode())))
+        try:
+            hold(Snapshot(snapshot.decode(), parse_lsn(point.decode())))
+        finally:
+            # The server would drop it some time after the connection's end, while another may need its place.
+            with answering(connection.socket):
+                connection.exec_(f"DROP_REPLICATION_SLOT {quote_identifier(name)}".encode())
     finally:
         connection.finish()
 

@@ -7,7 +7,7 @@ crash it begins anew, with another TRUNCATE.
 """
 
 import contextlib
-import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -81,7 +81,8 @@ def copy_whole(
                 raise SourceUnavailable(f"the copy broke off: {' '.join(str(error).split())}") from error
         done.append(True)
 
-    export_snapshot(dsn, name=f"{slot[:40]}_whole_{os.getpid()}", hold=hold)
+    # Where a connection broke, the server still has the slot of the attempt before for a while.
+    export_snapshot(dsn, name=f"{slot[:40]}_whole_{secrets.token_hex(4)}", hold=hold)
     return bool(done)
 
 

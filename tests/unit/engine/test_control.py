@@ -109,3 +109,30 @@ def test_a_request_that_is_no_json_gets_an_error_and_no_answer_at_all_is_one_too
     with control.connection(path) as asking:
         asking.sendall(b"hello\n")
         assert b"not one line of JSON" in asking.makefile("rb").read()
+
+
+def test_a_request_under_way_ends_with_the_engine_and_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def engine() -> bytes:
+        asked = asyncio.Event()
+
+        async def never(_request: Mapping[str, Any]) -> bytes:
+            asked.set()
+            await asyncio.Event().wait()
+            return b""
+
+        server = await ControlServer.start(tmp_path / "socket", never)
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "socket"))
+        writer.write(b"{}\n")
+        await asked.wait()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        answered = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        await server.close()
+        return answered
+
+    assert asyncio.run(engine()) == b""
+    assert not [record.getMessage() for record in caplog.records]

@@ -25,6 +25,7 @@ from cdcflow.sink import (
 )
 from cdcflow.testing.batches import Made, Row, batch_of, made_message, make_batch, make_relation
 from cdcflow.testing.conformance import SinkConformance
+from cdcflow.testing.waiting import eventually
 from cdcflow_sinks.duckdb import DuckDBSettings, DuckDBSink, plugin
 
 Result = TypeVar("Result")
@@ -577,6 +578,21 @@ def test_the_last_of_a_key_stays_whether_or_not_keys_come_twice(
     with_sink(path, lambda sink: sink.write(make_batch(relation, changes)))
     last = {key: str(place) for place, key in enumerate(keys)}
     assert rows_of(path, "SELECT id, a FROM public.t ORDER BY id") == sorted(last.items())
+
+
+def test_a_query_under_way_is_ended_with_the_sink(path: Path) -> None:
+    """Not waited for, however long it would take, and nothing is closed under it."""
+
+    async def write(sink: DuckDBSink) -> BaseException | None:
+        asked = asyncio.create_task(sink.query("SELECT count(*) FROM range(10_000_000_000) a, range(100) b"))
+        await asyncio.to_thread(eventually, lambda: sink._asked)
+        await sink.close()
+        await asyncio.wait([asked])
+        return asked.exception()
+
+    error = with_sink(path, write)
+    assert isinstance(error, Permanent)
+    assert "was broken off" in str(error)
 
 
 READABLE = [
