@@ -1,9 +1,13 @@
 """Where chunks of a backfill stand in the journal, and which of their rows the stream knows better."""
 
+import time
+
 import pyarrow as pa
+import pytest
 
 from cdcflow.journal import Chunk, Ledger, pack
-from cdcflow.model import ORIGIN, Batch
+from cdcflow.model import ORIGIN, Batch, Mark, Position, mark_batch
+from cdcflow.source.online import board as board_module
 from cdcflow.source.online.board import Board, Read, Turn
 from cdcflow.source.online.placing import Placing, Unseen
 from cdcflow.source.online.task import Task
@@ -38,6 +42,31 @@ def test_a_table_whose_turn_comes_late_has_that_looked_at_which_no_snapshot_of_t
     assert placing.place(300, ORIGIN) is not None
     assert placing.place(300, ORIGIN) is None
     assert later.look_at == [(50_000, 100_000)]
+
+
+def test_live_changes_have_a_processor_to_themselves_and_half_of_the_others_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(board_module, "_PROCESSORS", 2)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    board = Board(readers=2, ledger=Ledger(), wake=lambda: None)
+    placing = Placing(board, 0)
+    placing.watch(Task(Request("r", ("public.goods",)), "public.goods", "reading", GOODS.oid))
+    board.bounds[0] = None
+    board.rest(0.04)
+    assert not board.wait_to_read(0)
+    assert not board.wait_to_read(1)
+    placing.see(update(50, "1"))
+    assert 0.03 < board.wait_to_read(0) <= 0.04
+    assert board.wait_to_read(1) > 0.04
+    now += 0.05
+    assert not board.wait_to_read(0)
+    assert board.wait_to_read(1)
+    # Nothing live has come for a while; the marks of backfills are nothing live.
+    now += 1.0
+    placing.see(mark_batch(Mark("r", "begin", GOODS.oid, "public", "goods", False), Position(9, 1), 0, ()))
+    assert not board.wait_to_read(1)
 
 
 def test_many_small_batches_are_remembered_in_little_room() -> None:

@@ -1,5 +1,6 @@
 """What the threads of a session share: the tables' tasks, and what waits for its place in the journal."""
 
+import os
 import threading
 import time
 from collections import deque
@@ -18,8 +19,13 @@ from cdcflow.source.visible import Snapshot
 TICK = 0.1
 #: Seconds from one failure of a reader, or of the connection, to the next attempt.
 RETRY = 1.0
+#: Seconds behind a live change in which more are expected.
+LIVE_SECONDS = 1.0
 #: Chunks per reader that may wait for their place.
 WAITING = 2
+
+
+_PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,10 @@ class Board:
         self.bounds: dict[int, Snapshot | None] = {}
         #: The latest snapshot of all.
         self.latest: Snapshot | None = None
+        #: When the stream has last brought a change.
+        self.live_at = -LIVE_SECONDS
+        #: Until when no chunk is read, if more of them come.
+        self.rest_until = 0.0
         #: LSN at which the stream is to stand; 0: it goes on.
         self.halt_at = 0
         #: It stands there.
@@ -95,6 +105,22 @@ class Board:
         self.outdated = False
         #: A defect of ours that has ended one of the threads.
         self.defect: Exception | None = None
+
+    def wait_to_read(self, reader: int) -> float:
+        """Seconds until another chunk may be this reader's to read.
+
+        While live changes come, a processor is left to them, and half of the time of the others: each on its
+        way passes through half a dozen processes, and waits in every one that does not get its turn.
+        """
+        now = time.monotonic()
+        if now - self.live_at >= LIVE_SECONDS:
+            return 0.0
+        others = len(self.bounds.keys() - {reader})
+        return TICK if others >= max(_PROCESSORS - 1, 1) else max(self.rest_until - now, 0.0)
+
+    def rest(self, seconds: float) -> None:
+        """A chunk has taken so long."""
+        self.rest_until = time.monotonic() + seconds
 
     @property
     def standing(self) -> bool:

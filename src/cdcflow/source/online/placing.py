@@ -92,6 +92,8 @@ class Placing:
         begin, self.offset = self.offset, self.offset + batch.count
         if not self._watched:
             return
+        if any(group.relation not in (MESSAGES, BACKFILLS) for group in batch.groups):
+            self._board.live_at = time.monotonic()
         self._unseen.see(begin, batch)
         for group in batch.groups:
             tasks = self._watched.get(group.relation.oid)

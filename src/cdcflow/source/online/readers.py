@@ -146,13 +146,16 @@ class Readers:
                     claimed = self._claim(reader)
                     if claimed is None:
                         return
+                    began = time.monotonic()
                     process.send(self._job(*claimed))
                     sent = claimed
                     while sent is not None:
                         answer, keys, message = process.receive()
+                        self._board.rest(time.monotonic() - began)
                         done, sent = self._taken(sent, answer, reader)
                         if sent is not None:
                             try:
+                                began = time.monotonic()
                                 process.send(self._job(*sent))
                             except OSError as error:
                                 broken = error
@@ -205,10 +208,12 @@ class Readers:
                 if found is not None:
                     return found
                 self._board.bounds.pop(reader, None)
-                self._board.lock.wait(TICK)
+                self._board.lock.wait(min(self._board.wait_to_read(reader) or TICK, TICK))
         return None
 
     def _claim_now(self, reader: int) -> _Job | None:
+        if self._board.wait_to_read(reader):
+            return None
         now = time.monotonic()
         for task in self._board.tasks.values():
             if self._next.get(task.request.name, 0.0) > now:
