@@ -1,10 +1,9 @@
 """How fast a backfill is beside plain COPY, and what it does to live changes and to memory.
 
-Throughput: the same table by two COPYs side by side to nothing, by one COPY of an exported snapshot,
-and by `cdcflow backfill` with two readers: up to the journal while nobody reads
-that, up to a flow that drops everything, and up to DuckDB. Latency: commit to webhook at 100 transactions/s
-without and with a backfill beside it. Memory: the peak of each process with a small table and with the large
-one.
+Throughput: the same table by two COPYs side by side to nothing, by one COPY, and by `cdcflow backfill` with
+two readers: up to the journal while nobody reads that, up to a flow that drops everything, and up to DuckDB.
+Latency: commit to webhook at 100 transactions/s without and with a backfill beside it. Memory: the peak of
+each process with a small table and with the large one.
 """
 
 import asyncio
@@ -46,7 +45,7 @@ class Backfill:
     rows: int
     mb: float
     parallel_copy: float
-    snapshot_copy: float
+    single_copy: float
     #: Until the first chunk was in the journal: much of it is the readers' start.
     first_chunk: float
     journal: float
@@ -60,7 +59,7 @@ class Backfill:
     @property
     def ratios(self) -> dict[str, float]:
         return {
-            "snapshot_copy": round(self.parallel_copy / self.snapshot_copy, 3),
+            "single_copy": round(self.parallel_copy / self.single_copy, 3),
             "journal": round(self.parallel_copy / self.journal, 3),
             "null": round(self.parallel_copy / self.null, 3),
             "duckdb": round(self.parallel_copy / self.duckdb, 3),

@@ -11,11 +11,11 @@ import pytest
 
 from cdcflow.testing.receiver import Receiver
 from cdcflow.testing.waiting import eventually
-from conftest import OwnServer, _available
+from conftest import OwnServer
 from faults.project import SCHEMA, Chaos, Project, assert_whole, kill
 
-#: Of each target: on the newest server, and on older ones, of which only the server's own part is another.
-KILLS, KILLS_OF_OLDER = 6, 3
+#: Of each target.
+KILLS = 6
 
 
 @pytest.fixture
@@ -31,11 +31,7 @@ def project(own_server: OwnServer, tmp_path: Path) -> Iterator[Project]:
             made.stop()
 
 
-def test_nothing_is_lost_or_invented_whatever_is_killed_and_when(
-    project: Project, tmp_path: Path, pytestconfig: pytest.Config
-) -> None:
-    newest = project.server.version == max(_available(pytestconfig))
-    kills = KILLS if newest else KILLS_OF_OLDER
+def test_nothing_is_lost_or_invented_whatever_is_killed_and_when(project: Project, tmp_path: Path) -> None:
     seed = int(os.environ.get("CDCFLOW_SEED", time.time_ns() % 1_000_000))
     print(f"CDCFLOW_SEED={seed}")
     draw = random.Random(seed)
@@ -45,7 +41,7 @@ def test_nothing_is_lost_or_invented_whatever_is_killed_and_when(
     chaos = Chaos(project.dsn, seed, bulk=50)
     try:
         # The first kills may well hit the initial backfill.
-        targets = [name for name in killed for _ in range(kills)]
+        targets = [name for name in killed for _ in range(KILLS)]
         draw.shuffle(targets)
         for target in targets:
             time_to_kill = time.monotonic() + draw.uniform(0.1, 1.5)
@@ -60,7 +56,7 @@ def test_nothing_is_lost_or_invented_whatever_is_killed_and_when(
         eventually(lambda: chaos.transactions > 100, what="a hundred transactions")
     finally:
         chaos.stop()
-    assert set(killed.values()) == {kills}
+    assert set(killed.values()) == {KILLS}
     project.wait_until_streaming()
     project.drain()
     project.stop()

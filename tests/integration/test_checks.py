@@ -325,7 +325,7 @@ def test_the_oldest_transaction_that_writes_is_known_by_its_process(postgres: Da
     assert (vitals.retained_bytes, vitals.catalog_age) == (None, None)
     # It is our own clock, as far as that can be seen from here.
     assert abs(vitals.clock_skew) <= vitals.clock_error + 0.01
-    assert 0 < vitals.clock_error < 10
+    assert 0 < vitals.clock_error < 1
 
 
 def test_what_the_slot_holds_back_is_known(postgres: Database) -> None:
