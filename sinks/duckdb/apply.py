@@ -21,9 +21,11 @@ from cdcflow_sinks.duckdb.compressing import compressing
 from cdcflow_sinks.duckdb.target import Target
 from cdcflow_sinks.duckdb.whole_rows import RowCounts, repeated, row_counts
 
-#: Rows converted and inserted at a time: large enough for DuckDB's vectors of 2,048, small enough that
-#: the typed copy of a batch's text takes little memory.
-STAGE_ROWS = 16_384
+#: Rows converted and inserted at a time: of each insert DuckDB writes the full row groups as they come and
+#: what is left over as a small one, so that few inserts are better.
+STAGE_ROWS = 65_536
+#: Rows of a batch for which the fewest statements count, and not how they are compressed.
+FEW_ROWS = 8_192
 
 #: Row index in the group → reason.
 Refused = dict[int, str]
@@ -95,7 +97,7 @@ def _apply_states(
         *(statements.keep_keys(table, relation.key) for table in seen),
     ]
     stored = _stored(connection, target, states)
-    if stored.complete is None and states.replaces and len(states.rows) <= STAGE_ROWS:
+    if stored.complete is None and states.replaces and len(states.rows) <= FEW_ROWS:
         # The usual small batch: the staged rows name the rows that they replace.
         with registered(connection, "stage", _staged(target, group, states, stored, 0)):
             connection.execute(statements.delete_keys(target.table, target.key, "stage", relation.key))

@@ -10,6 +10,7 @@ import duckdb
 
 from cdcflow.errors import Permanent
 from cdcflow.model import Position
+from cdcflow.sink.quantities import parse_size
 from cdcflow_sinks.duckdb import statements
 from cdcflow_sinks.duckdb.failures import translated
 from cdcflow_sinks.duckdb.settings import DuckDBSettings
@@ -17,9 +18,12 @@ from cdcflow_sinks.duckdb.settings import DuckDBSettings
 #: The oldest format that every DuckDB since 1.2 reads. Without it a file of DuckDB 2 is closed to the
 #: 1.x in people's BI tools.
 STORAGE_VERSION = "v1.2.0"
-#: Rows that a checkpoint writes at once, with each thread. DuckDB's own 122,880 of 2 kB each do not even fit
-#: into 400 MB; these fit into 80 MB, and inserts and updates are no slower. A multiple of 2,048.
-ROW_GROUP = 8_192
+#: Bytes of memory for each row of a row group. A checkpoint holds one row group per thread, several times
+#: over while it tries how to compress long text: rows of 2 kB fit so. Not smaller than need be, because
+#: DuckDB takes 256 kB for each row group that has lost a row since the last checkpoint.
+_ROW_MEMORY = 4_000
+#: What DuckDB allows: a multiple of the rows of a vector, and not more than its own default here.
+_VECTOR, _MOST_ROWS = 2_048, 122_880
 #: Names that DuckDB has for databases of its own.
 _RESERVED = ("memory", "system", "temp")
 
@@ -35,6 +39,12 @@ def configuration(settings: DuckDBSettings) -> dict[str, str | bool | int | floa
         # A row's place says nothing in a table; without the promise large inserts need less memory.
         "preserve_insertion_order": "false",
     }
+
+
+def row_group(settings: DuckDBSettings) -> int:
+    """Rows of the row groups that are written with so much memory, and so many threads to share it. Pure."""
+    rows = parse_size(settings.memory_limit) // settings.threads // _ROW_MEMORY
+    return min(max(rows // _VECTOR, 1) * _VECTOR, _MOST_ROWS)
 
 
 class File:
@@ -97,7 +107,7 @@ class File:
             instance.execute(f"SET temp_directory = {statements.literal(f'{self.path}.tmp')}")
             instance.execute(
                 f"ATTACH {statements.literal(str(self.path))} AS {statements.quote(self.name)}"
-                f" (ROW_GROUP_SIZE {ROW_GROUP})"
+                f" (ROW_GROUP_SIZE {row_group(settings)})"
             )
             # People's queries run here, and see none of this machine's files.
             instance.execute("SET enable_external_access = false")

@@ -9,7 +9,10 @@ _FATAL = (duckdb.FatalException, duckdb.InternalException)
 #: What it says where a checkpoint has failed, for want of disk or memory: it refuses every use of the file.
 _INVALIDATED = "has been invalidated"
 
-_NO_MEMORY = "failed to allocate"
+_NO_MEMORY = ("failed to allocate", "failed to pin")
+_MORE_MEMORY = (
+    "raise the sink's `memory_limit`: changes all over a large table need more than those in one place"
+)
 
 #: Errors whose messages speak of names and files. Others may quote a value.
 _QUOTABLE = (
@@ -27,7 +30,9 @@ def translated(error: duckdb.Error, doing: str) -> DeliveryError:
     if is_fatal(error):
         return Transient(
             f"{doing}: DuckDB gave the database up, it will be opened anew: {text}",
-            hint="raise the sink's `memory_limit`" if _NO_MEMORY in text else "check the disk's free space",
+            hint=_MORE_MEMORY
+            if any(words in text for words in _NO_MEMORY)
+            else "check the disk's free space",
         )
     if is_locked(error):
         return Transient(f"{doing}: another process has the file open: {text}", hint="close it there")
@@ -40,7 +45,7 @@ def translated(error: duckdb.Error, doing: str) -> DeliveryError:
         return Transient(f"{doing}: {text}", hint="check the disk's free space and the file's permissions")
     if isinstance(error, duckdb.OutOfMemoryException):
         # Perhaps to somebody's query, which shares it and will end.
-        return Transient(f"{doing}: {text}", hint="raise the sink's `memory_limit`")
+        return Transient(f"{doing}: {text}", hint=_MORE_MEMORY)
     if isinstance(error, duckdb.TransactionException):
         return Transient(f"{doing}: {text}", hint="check the disk's free space")
     if isinstance(error, _QUOTABLE):

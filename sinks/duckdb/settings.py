@@ -26,5 +26,6 @@ class DuckDBSettings(SinkSettings):
     threads: int = Field(default=2, ge=1)
     #: What DuckDB may use before it spills to `<path>.tmp`: it wants 125 MB per thread (DuckDB's guide to
     #: performance, "Environment"). The process takes about 150 MB more. A single value needs several times
-    #: its own size.
+    #: its own size, and deletes and updates all over a large table 256 kB for each of its row groups: at
+    #: 256 MB some 9 MB for each million rows, at 1 GB and two threads 2 MB (`database.row_group`).
     memory_limit: str = Field(default="256MB", pattern=r"^\d+(\.\d+)? ?(KB|MB|GB|KiB|MiB|GiB)$")

@@ -127,9 +127,21 @@ class DuckDBSink:
         except duckdb.Error as error:
             if is_fatal(error):
                 self._file.give_up()
+            elif isinstance(error, duckdb.OutOfMemoryException):
+                self._free_memory()
             raise translated(error, f"flow {self._flow}, warehouse {self._settings.path}") from error
 
     # Everything below runs in the sink's thread.
+
+    def _free_memory(self) -> None:
+        """DuckDB keeps in memory which rows are gone, for every row group that has lost one, and cannot put
+        that on the disk but by a checkpoint, which it makes only after so many bytes."""
+        try:
+            with self._file.writing:
+                self._connection.execute("CHECKPOINT")
+        except duckdb.Error as error:
+            if is_fatal(error):
+                self._file.give_up()
 
     def _open(self) -> None:
         self._connection = self._file.connect(self._settings)

@@ -27,6 +27,7 @@ from cdcflow.testing.batches import Made, Row, batch_of, made_message, make_batc
 from cdcflow.testing.conformance import SinkConformance
 from cdcflow.testing.waiting import eventually
 from cdcflow_sinks.duckdb import DuckDBSettings, DuckDBSink, plugin
+from cdcflow_sinks.duckdb.database import row_group
 
 Result = TypeVar("Result")
 
@@ -536,6 +537,49 @@ def test_a_checkpoint_of_long_rows_needs_little_memory(path: Path) -> None:
 
     assert with_sink(path, write, memory_limit="80MB") == [{"n": 60_000}]
     assert rows_of(path, "SELECT count(*), count(DISTINCT id) FROM public.t") == [(60_000, 60_000)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "threads", "rows"),
+    [("256MB", 2, 30_720), ("80MB", 2, 8_192), ("1GB", 2, 122_880), ("1GB", 4, 61_440), ("1MB", 2, 2_048)],
+)
+def test_row_groups_are_as_large_as_memory_allows(limit: str, threads: int, rows: int) -> None:
+    settings = DuckDBSettings(type="duckdb", path=Path("x"), memory_limit=limit, threads=threads)
+    assert row_group(settings) == rows
+
+
+def test_changes_all_over_a_large_table_need_no_more_memory_than_there_is(path: Path) -> None:
+    """Each row group that has lost a row takes 256 kB until a checkpoint, which comes by itself only after
+    16 MB of changes."""
+    relation = make_relation("t", ["id", "a"])
+    rows, groups = 200_000, 8
+
+    async def write(sink: DuckDBSink) -> list[str]:
+        hints = []
+        for base in range(0, rows, 50_000):
+            await sink.write(
+                make_batch(
+                    relation,
+                    [("insert", {"id": str(key), "a": "x"}, None) for key in range(base, base + 50_000)],
+                    base=base,
+                )
+            )
+        for turn in range(groups):
+            base = rows + turn * 250
+            start = turn * rows // groups
+            keys = range(start, start + rows // groups, rows // groups // 250)
+            changes = [("update", {"id": str(key), "a": "y"}, None) for key in keys]
+            try:
+                await sink.write(make_batch(relation, changes, base=base))
+            except Transient as error:
+                hints.append(error.hint)
+                await sink.write(make_batch(relation, changes, base=base))
+        return hints
+
+    hints = with_sink(path, write, memory_limit="24MB")
+    assert hints, "the limit was never met"
+    assert all("memory_limit" in hint for hint in hints)
+    assert rows_of(path, "SELECT count(*), sum((a = 'y')::int) FROM public.t") == [(rows, 250 * groups)]
 
 
 @pytest.mark.parametrize("words", [40_000, 12], ids=["hardly any text twice", "the same texts again"])
