@@ -5,12 +5,14 @@ say which is newer. Rows are spread over pages without room, so that every updat
 page; bodies are stored out of line, so that most updates leave them out.
 """
 
+import contextlib
 import os
 import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import psycopg
 
 from cdcflow.engine import control
 from cdcflow.journal import verify
-from cdcflow.source.requests import Requests
+from cdcflow.source.requests import INITIAL, Requests
 from cdcflow.testing.postgres import Server
 from cdcflow.testing.waiting import eventually
 from faults.blocks import assert_same_rows
@@ -162,12 +164,12 @@ class Watching:
                 self._stop.wait(0.1)
 
 
-def configured(directory: Path, server: Server, hook: str, sample: int) -> Project:
-    """An engine with a warehouse, files and a webhook, whose rows all come by online backfills. The webhook
-    gets those whose id is a multiple of `sample`."""
+def configured(directory: Path, server: Server, hook: str, sample: int, *, backfill: str = "none") -> Project:
+    """An engine with a warehouse, files and a webhook. Rows come by backfills that are asked for, or at the
+    first start (`initial`). The webhook gets those whose id is a multiple of `sample`."""
     made = Project(directory, server, hook=hook, hooked=["goods"])
     file = directory / "cdcflow.yaml"
-    text = file.read_text().replace("tables: [public.*]}", "tables: [public.*], backfill: none}")
+    text = file.read_text().replace("tables: [public.*]}", f"tables: [public.*], backfill: {backfill}}}")
     taken = f"{{name: hook, from: [public.goods], to: hook, transforms: [{{filter: 'id % {sample} = 0'}}]}}"
     file.write_text(text.replace("{name: hook, from: [public.goods], to: hook}", taken))
     return made
@@ -219,15 +221,7 @@ def run(
     project.wait_until_streaming()
     asked = {"tables": ["public.goods"], "rate": rows / seconds}
     name = control.backfill(project.state, {"do": "start", "request": asked})["name"]
-    requests = Requests(project.state / "backfills")
-
-    def begun() -> bool:
-        return any(table.get("rows") for table in state_of(project, name).get("tables", ()))
-
-    _wait(project, begun, patience, "the first rows")
-    changing, watching = Changing(project.dsn, rows, seed, clients=clients), Watching(project.dsn)
-    looking = Looking(project, sample)
-    try:
+    with _changing(project, name, rows, seed, sample, clients, patience) as found:
         targets = [TARGETS[i % len(TARGETS)] for i in range(kills)]
         draw.shuffle(targets)
         for number, target in enumerate(targets):
@@ -236,9 +230,58 @@ def run(
             project.ensure_running()
             what = f"a {target} to be killed"
             _wait(project, lambda: kill_some(project, target, draw), patience, what)  # noqa: B023
-            assert requests.get(name).state == "running", "it was over before the last kill"
+            assert found.requests.get(name).state == "running", "it was over before the last kill"
             if pause and number == kills // 2:
-                _pause(project, requests, name, patience)
+                _pause(project, found.requests, name, patience)
+    return found.watching, found.looking
+
+
+def run_first_load(
+    project: Project,
+    rows: int,
+    seed: int,
+    *,
+    kills: int,
+    sample: int,
+    clients: int = 4,
+    patience: float = 120,
+) -> tuple[Watching, Looking, int]:
+    """As `run`, of the load that comes by itself at the first start and is as fast as it can be: processes
+    are killed while it is under way, `kills` times at most. The third of the results says how often."""
+    draw, done = random.Random(seed), 0
+    project.start()
+    with _changing(project, INITIAL, rows, seed, sample, clients, patience) as found:
+        while done < kills:
+            due = time.monotonic() + draw.uniform(0.2, 1.5)
+            eventually(lambda: time.monotonic() > due, timeout=patience)  # noqa: B023
+            if state_of(project, INITIAL).get("state") not in (None, "running"):
+                break
+            done += kill_some(project, draw.choice(TARGETS), draw)
+    return found.watching, found.looking, done
+
+
+@dataclass(frozen=True)
+class _Found:
+    requests: Requests
+    watching: Watching
+    looking: Looking
+
+
+@contextlib.contextmanager
+def _changing(
+    project: Project, name: str, rows: int, seed: int, sample: int, clients: int, patience: float
+) -> Iterator[_Found]:
+    """While the block runs, clients change rows; it begins with the first rows of the backfill, and behind it
+    every sink gets everything."""
+
+    def begun() -> bool:
+        return any(table.get("rows") for table in state_of(project, name).get("tables", ()))
+
+    _wait(project, begun, patience, "the first rows")
+    changing = Changing(project.dsn, rows, seed, clients=clients)
+    found = _Found(Requests(project.state / "backfills"), Watching(project.dsn), Looking(project, sample))
+    try:
+        yield found
         _wait(
             project, lambda: state_of(project, name).get("state") in ("done", "failed"), patience, "its end"
         )
@@ -249,10 +292,9 @@ def run(
         project.drain(patience)
     finally:
         changing.stop()
-        watching.stop()
-        looking.stop()
+        found.watching.stop()
+        found.looking.stop()
     project.stop()
-    return watching, looking
 
 
 def _pause(project: Project, requests: Requests, name: str, patience: float) -> None:

@@ -7,8 +7,9 @@ it is equal; the seed that it prints repeats the choices.
 
 dml: rows of all kinds of tables. ddl: the same, while tables change their shapes. failover: the same as dml,
 while the primary dies and its standby is promoted. backfill: a table of --rows rows is read while it changes.
-outage: a webhook is down while --rows changes come (360000: an hour of 100 a second), without kills; the
-others must not notice, and everything must come afterwards.
+first-load: the same at the first start, as fast as it can. outage: a webhook is down while --rows changes
+come (360000: an hour of 100 a second), without kills; the others must not notice, and everything must come
+afterwards.
 """
 
 import argparse
@@ -29,7 +30,10 @@ def main() -> int:
     )
     parser.add_argument("--scenario", choices=SCENARIOS, default="dml")
     parser.add_argument(
-        "--rows", type=int, default=1_000_000, help="of the scenario backfill; changes of the scenario outage"
+        "--rows",
+        type=int,
+        default=1_000_000,
+        help="of the scenarios backfill and first-load; changes of the scenario outage",
     )
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)

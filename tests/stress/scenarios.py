@@ -44,7 +44,7 @@ class Run:
     seed: int
     seconds: float = 60.0
     clients: int = 4
-    #: Of the table that the scenario backfill reads; changes of the scenario outage.
+    #: Of the table that the scenarios backfill and first-load read; changes of the scenario outage.
     rows: int = 1_000_000
 
     @property
@@ -114,6 +114,10 @@ def backfill(run: Run) -> None:
     online.backfill(run.directory, run.make(), rows=run.rows, seed=run.seed, clients=run.clients)
 
 
+def first_load(run: Run) -> None:
+    online.first_load(run.directory, run.make(), rows=run.rows, seed=run.seed, clients=run.clients)
+
+
 def outage(run: Run) -> None:
     watch = dead.outage(run.directory, run.make(), changes=run.rows, together=True)
     memory = ", ".join(f"{name} {size >> 20} MB" for name, size in watch.sizes.items())
@@ -127,6 +131,7 @@ SCENARIOS: dict[str, Callable[[Run], None]] = {
     "ddl": ddl,
     "failover": failover,
     "backfill": backfill,
+    "first-load": first_load,
     "outage": outage,
 }
 
