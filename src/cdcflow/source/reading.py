@@ -57,6 +57,10 @@ NICENESS = 5
 _PR_SET_PDEATHSIG = 1
 _LENGTH = struct.Struct(">I")
 
+#: What the server says where its catalog's functions meet a table that somebody drops meanwhile: this one, or
+#: another one of the publication. Internal errors are not translated.
+_VANISHED = ("could not open relation with OID", "cache lookup failed for")
+
 _BEGIN = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
 #: Makes the server say that it has come so far, also where nothing else happens.
 MARK = b"SELECT pg_logical_emit_message(true, 'cdcflow.backfill', '')"
@@ -399,7 +403,8 @@ def outcome(error: Exception) -> dict[str, Any]:
         return {"status": "unavailable", "error": " ".join(str(error).split())}
     hint = error.hint if isinstance(error, CdcflowError) else ""
     text = " ".join(str(error).split())
-    if isinstance(error, psycopg.errors.UndefinedColumn | psycopg.errors.UndefinedTable):
+    vanished = isinstance(error, psycopg.errors.InternalError_) and text.startswith(_VANISHED)
+    if vanished or isinstance(error, psycopg.errors.UndefinedColumn | psycopg.errors.UndefinedTable):
         # Dropped or renamed: looked up anew, and what is gone for good is found to be so.
         return {"status": "rewritten", "error": text}
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
