@@ -358,6 +358,31 @@ def test_a_table_that_is_altered_mid_way_is_read_in_its_new_shape(
     assert shapes == sorted(shapes, key=shapes.index)  # the old shape never comes behind the new one
 
 
+@pytest.mark.parametrize("halt", [True, False])
+def test_a_table_that_loses_its_key_mid_way_is_read_as_a_whole_or_not_at_all(
+    postgres: Database, tmp_path: Path, requests: Requests, halt: bool
+) -> None:
+    """Rows of a table with REPLICA IDENTITY FULL cannot replace others: they would come twice."""
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY, v int)")
+    postgres.execute("INSERT INTO t SELECT g, g FROM generate_series(1, 15000) g")
+    publish(postgres, "t")
+    journal = tmp_path / "journal"
+    with backfilling(postgres, tmp_path, requests):
+        request = requests.add(Request("", ("public.t",), rate=10_000, halt=halt))
+        eventually(lambda: journal_offset(journal) > 2, timeout=MINUTE)
+        postgres.execute("ALTER TABLE t REPLICA IDENTITY FULL")
+        postgres.execute("UPDATE t SET v = v + 1 WHERE id < 100")
+        over = ended(requests, request)
+    if not halt:
+        assert over.state == "failed"
+        assert "no key" in over.outcomes["public.t"].error
+        return
+    assert over.state == "done"
+    found = changes(journal)
+    last = max(i for i, c in enumerate(found) if c.op is Op.TRUNCATE)
+    assert sum(c.op is Op.READ for c in found[last:]) == 15_000
+
+
 def test_what_would_fail_is_found_out_beforehand(postgres: Database, tmp_path: Path) -> None:
     postgres.execute(
         "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE other (id int PRIMARY KEY);"

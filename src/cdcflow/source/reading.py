@@ -219,6 +219,8 @@ class Reading:
         try:
             look = self._look(pgconn, table)
             known = self._lookup(table, look[4], parse_lsn(str(look[1])))
+            if known.published.relation.full or not known.published.relation.key:
+                raise Rewritten(f"{table.qualified} has no key any more that tells its rows apart")
             query = _copy_statement(table, known, condition)
             batch, size = self._copy(pgconn, query.as_bytes(connection), known.read, now, limit)
             standby = look[2] == "t"

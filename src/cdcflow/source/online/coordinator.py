@@ -330,6 +330,10 @@ class Coordinator:
         """The table has other files: all of these must be read."""
         if self._tables.lookup(task) is None:
             return
+        if task.whole:
+            # It had a key when it was begun. What has been read of it goes with the TRUNCATE of the whole.
+            self._board.set(task, "whole")
+            return
         self._tables.plan(task)
         if task.state != "failed":
             self._board.set(task, "rereading" if task.changed.complete else "reading")
