@@ -225,8 +225,7 @@ def run(
         targets = [TARGETS[i % len(TARGETS)] for i in range(kills)]
         draw.shuffle(targets)
         for number, target in enumerate(targets):
-            due = time.monotonic() + seconds / kills * draw.uniform(0.3, 0.7)
-            eventually(lambda: time.monotonic() > due, timeout=patience)  # noqa: B023
+            _let_pass(seconds / kills * draw.uniform(0.3, 0.7), patience)
             project.ensure_running()
             what = f"a {target} to be killed"
             _wait(project, lambda: kill_some(project, target, draw), patience, what)  # noqa: B023
@@ -252,12 +251,17 @@ def run_first_load(
     project.start()
     with _changing(project, INITIAL, rows, seed, sample, clients, patience) as found:
         while done < kills:
-            due = time.monotonic() + draw.uniform(0.2, 1.5)
-            eventually(lambda: time.monotonic() > due, timeout=patience)  # noqa: B023
+            _let_pass(draw.uniform(0.2, 1.5), patience)
             if state_of(project, INITIAL).get("state") not in (None, "running"):
                 break
             done += kill_some(project, draw.choice(TARGETS), draw)
     return found.watching, found.looking, done
+
+
+def _let_pass(seconds: float, patience: float) -> None:
+    """So long the clients and the backfill go on."""
+    due = time.monotonic() + seconds
+    eventually(lambda: time.monotonic() > due, timeout=patience)
 
 
 @dataclass(frozen=True)

@@ -323,6 +323,18 @@ def test_what_makes_a_table_unreadable_mid_way_fails_and_never_counts_as_done(
     assert len(rows(changes(tmp_path / "journal"), "t")) == 20_000
 
 
+@contextmanager
+def mid_way(postgres: Database, tmp_path: Path, requests: Requests, **asked: Any) -> Iterator[Request]:
+    """A backfill of 15,000 rows, of which the first are in the journal."""
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY, v int)")
+    postgres.execute("INSERT INTO t SELECT g, g FROM generate_series(1, 15000) g")
+    publish(postgres, "t")
+    with backfilling(postgres, tmp_path, requests):
+        request = requests.add(Request("", ("public.t",), rate=10_000, **asked))
+        eventually(lambda: journal_offset(tmp_path / "journal") > 2, timeout=MINUTE)
+        yield request
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -336,13 +348,8 @@ def test_what_makes_a_table_unreadable_mid_way_fails_and_never_counts_as_done(
 def test_a_table_that_is_altered_mid_way_is_read_in_its_new_shape(
     postgres: Database, tmp_path: Path, requests: Requests, statement: str
 ) -> None:
-    postgres.execute("CREATE TABLE t (id int PRIMARY KEY, v int)")
-    postgres.execute("INSERT INTO t SELECT g, g FROM generate_series(1, 15000) g")
-    publish(postgres, "t")
     journal = tmp_path / "journal"
-    with backfilling(postgres, tmp_path, requests):
-        request = requests.add(Request("", ("public.t",), rate=10_000))
-        eventually(lambda: journal_offset(journal) > 2, timeout=MINUTE)
+    with mid_way(postgres, tmp_path, requests) as request:
         postgres.execute(statement)
         postgres.execute("INSERT INTO t (id) VALUES (100000)")
         assert ended(requests, request).state == "done"
@@ -363,13 +370,8 @@ def test_a_table_that_loses_its_key_mid_way_is_read_as_a_whole_or_not_at_all(
     postgres: Database, tmp_path: Path, requests: Requests, halt: bool
 ) -> None:
     """Rows of a table with REPLICA IDENTITY FULL cannot replace others: they would come twice."""
-    postgres.execute("CREATE TABLE t (id int PRIMARY KEY, v int)")
-    postgres.execute("INSERT INTO t SELECT g, g FROM generate_series(1, 15000) g")
-    publish(postgres, "t")
     journal = tmp_path / "journal"
-    with backfilling(postgres, tmp_path, requests):
-        request = requests.add(Request("", ("public.t",), rate=10_000, halt=halt))
-        eventually(lambda: journal_offset(journal) > 2, timeout=MINUTE)
+    with mid_way(postgres, tmp_path, requests, halt=halt) as request:
         postgres.execute("ALTER TABLE t REPLICA IDENTITY FULL")
         postgres.execute("UPDATE t SET v = v + 1 WHERE id < 100")
         over = ended(requests, request)

@@ -5,11 +5,16 @@ At the end the warehouse equals the source, no row has ever gone back to an olde
 order or in any sink, and no transaction of ours was older than a chunk may be.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from cdcflow.testing.postgres import Server
 from cdcflow.testing.receiver import Receiver
-from faults.backfilling import SCHEMA, assert_equal, configured, fill, run, run_first_load
+from faults.backfilling import SCHEMA, Watching, assert_equal, configured, fill, run, run_first_load
+from faults.project import Project
+from faults.versions import Looking
 
 KILLS = 10
 #: The least time that the backfill of a million rows, or of fewer, takes: all kills come while it runs.
@@ -22,52 +27,70 @@ PATIENCE = 600.0
 HOOKED = 10_000
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A project with its table of rows, the webhook's record, and what the table's size asks for."""
+
+    project: Project
+    record: Path
+    millions: float
+    sample: int
+
+    @property
+    def patience(self) -> float:
+        return PATIENCE * self.millions
+
+
 def backfill(directory: Path, server: Server, *, rows: int, seed: int, clients: int) -> None:
-    server.execute(SCHEMA)
-    print(f"{rows:,} rows", flush=True)
-    fill(server.dsn("postgres"), rows)
-    millions, sample = max(rows / 1_000_000, 1), max(rows // HOOKED, 1)
-    record = directory / "received.jsonl"
-    with Receiver(record=record) as receiver:
-        project = configured(directory, server, receiver.url, sample)
-        project.setup()
-        try:
-            watching, looking = run(
-                project,
-                rows,
-                seed,
-                seconds=SECONDS * millions,
-                kills=KILLS,
-                sample=sample,
-                clients=clients,
-                pause=True,
-                patience=PATIENCE * millions,
-            )
-        finally:
-            project.stop()
-    print(f"oldest transaction of ours: {watching.oldest:.2f} s, in {watching.looks} looks", flush=True)
-    assert watching.oldest < CHUNK_SECONDS
-    assert_equal(project, record, looking, rows)
+    with _made(directory, server, rows, "none") as made:
+        watching, looking = run(
+            made.project,
+            rows,
+            seed,
+            seconds=SECONDS * made.millions,
+            kills=KILLS,
+            sample=made.sample,
+            clients=clients,
+            pause=True,
+            patience=made.patience,
+        )
+    _judge(made, watching, looking, rows)
 
 
 def first_load(directory: Path, server: Server, *, rows: int, seed: int, clients: int) -> None:
     """The same of the load at the first start, which is as fast as it can be: killed as often as it lasts."""
+    with _made(directory, server, rows, "initial") as made:
+        watching, looking, killed = run_first_load(
+            made.project,
+            rows,
+            seed,
+            kills=KILLS,
+            sample=made.sample,
+            clients=clients,
+            patience=made.patience,
+        )
+    print(f"{killed} kills", flush=True)
+    assert killed, "it was over before the first kill: more rows"
+    _judge(made, watching, looking, rows)
+
+
+@contextmanager
+def _made(directory: Path, server: Server, rows: int, backfill: str) -> Iterator[_Made]:
     server.execute(SCHEMA)
     print(f"{rows:,} rows", flush=True)
     fill(server.dsn("postgres"), rows)
-    millions, sample = max(rows / 1_000_000, 1), max(rows // HOOKED, 1)
+    sample = max(rows // HOOKED, 1)
     record = directory / "received.jsonl"
     with Receiver(record=record) as receiver:
-        project = configured(directory, server, receiver.url, sample, backfill="initial")
+        project = configured(directory, server, receiver.url, sample, backfill=backfill)
         project.setup()
-        patience = PATIENCE * millions
         try:
-            watching, looking, killed = run_first_load(
-                project, rows, seed, kills=KILLS, sample=sample, clients=clients, patience=patience
-            )
+            yield _Made(project, record, max(rows / 1_000_000, 1), sample)
         finally:
             project.stop()
-    print(f"{killed} kills; oldest transaction of ours: {watching.oldest:.2f} s", flush=True)
-    assert killed, "it was over before the first kill: more rows"
+
+
+def _judge(made: _Made, watching: Watching, looking: Looking, rows: int) -> None:
+    print(f"oldest transaction of ours: {watching.oldest:.2f} s, in {watching.looks} looks", flush=True)
     assert watching.oldest < CHUNK_SECONDS
-    assert_equal(project, record, looking, rows)
+    assert_equal(made.project, made.record, looking, rows)
