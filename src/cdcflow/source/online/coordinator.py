@@ -14,6 +14,7 @@ from cdcflow.source.online.placing import Placing
 from cdcflow.source.online.readers import Readers
 from cdcflow.source.online.tables import Tables
 from cdcflow.source.online.task import Task, request_and_table
+from cdcflow.source.reading import Rewritten
 from cdcflow.source.requests import INITIAL, Ended, Kept, Request, Requests
 from cdcflow.source.visible import key_text
 from cdcflow.source.whole import copy_whole
@@ -263,6 +264,8 @@ class Coordinator:
                     self._board.lock.wait(TICK)
             if not done:
                 self._board.set(task, "whole")
+        except Rewritten:
+            self._board.set(task, "waiting")  # and looked up anew
         except SourceUnavailable as error:
             task.error = str(error)
             self._board.set(task, "whole")
