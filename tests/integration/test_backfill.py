@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from cdcflow.errors import CdcflowError
-from cdcflow.journal import Reader, verify
-from cdcflow.model import UNCHANGED, Batch, Change, Op
+from cdcflow.journal import Packed, Reader, contents, verify
+from cdcflow.model import UNCHANGED, Batch, Change, Group, Op
 from cdcflow.source import monitor, published, whole
+from cdcflow.source.copying import copy_out
 from cdcflow.source.published import PublishedTable
-from cdcflow.source.requests import Kept, Request, Requests
+from cdcflow.source.requests import Kept, Request, Requests, Wish
 from cdcflow.source.wanted import look
 from cdcflow.testing.database import Database
 from cdcflow.testing.journals import read_all
@@ -503,6 +505,43 @@ def test_a_table_without_a_key_that_is_altered_before_its_copy_comes_whole(
             return
         assert over.state == "done"
         eventually(lambda: len(wholly(changes(journal))) == left, timeout=MINUTE)
+
+
+@pytest.mark.parametrize("wish", ["pause", "cancel"])
+def test_a_table_without_a_key_is_let_go_in_the_middle_of_its_copy(
+    postgres: Database,
+    tmp_path: Path,
+    requests: Requests,
+    monkeypatch: pytest.MonkeyPatch,
+    wish: Wish,
+) -> None:
+    """So that the stream, which stands meanwhile, goes on."""
+    postgres.execute("CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL")
+    postgres.execute("INSERT INTO t SELECT g, 0 FROM generate_series(1, 20000) g")
+    publish(postgres, "t")
+    packing, packed = contents.pack, list[int]()
+
+    def counted(group: Group) -> Packed:
+        packed.append(len(group))
+        if len(packed) == 3:
+            requests.wish(request.name, wish)
+        return packing(group)
+
+    monkeypatch.setattr(whole, "FRAME_ROWS", 100)
+    monkeypatch.setattr(whole, "pack", counted)
+    monkeypatch.setattr(whole, "copy_out", partial(copy_out, size=2_000))
+    journal = tmp_path / "journal"
+    with backfilling(postgres, tmp_path, requests):
+        request = requests.add(Request("", ("public.t",), halt=True))
+        stopped = ended(requests, request, "paused" if wish == "pause" else "cancelled")
+        assert len(packed) == 3
+        assert "public.t" not in stopped.outcomes or stopped.outcomes["public.t"].rows < 20_000
+        postgres.execute("INSERT INTO t VALUES (-1, 0)")
+        eventually(lambda: ("-1", "0") in wholly(changes(journal)), timeout=MINUTE)
+        if wish == "pause":
+            requests.wish(request.name, "run")
+            assert ended(requests, request).state == "done"
+            assert len(wholly(changes(journal))) == 20_001
 
 
 def wholly(found: list[Change]) -> list[tuple[Any, ...]]:

@@ -247,7 +247,8 @@ class Coordinator:
             self._board.arrive(Whole(task, packed, size))
 
         def stopping() -> bool:
-            return self._board.stopping or task.request.wish != "run"
+            # Nobody else looks at what is wished meanwhile.
+            return self._board.stopping or self._requests.get(task.request.name).request.wish != "run"
 
         try:
             where = task.request.where
@@ -272,6 +273,9 @@ class Coordinator:
             raise
         except SourceError as error:
             self._board.fail(task, f"{task.table}: {error}", error.hint)
+        except BaseException:
+            self._board.set(task, "whole")
+            raise
         finally:
             with self._board.lock:
                 self._board.halt_at, self._board.frozen = 0, False
