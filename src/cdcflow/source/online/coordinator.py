@@ -144,7 +144,8 @@ class Coordinator:
             return
         before, task.request = task.request, request
         if request.wish == "cancel" and task.state not in ("ended", "cancelling"):
-            if task.oid and task.work in self._ledger_open():
+            begins = task.state == "beginning"
+            if begins or (task.oid and task.work in self._ledger_open()):
                 self._board.set(task, "cancelling")
                 self._board.arrive(Turn(task, "cancel"))
             else:
