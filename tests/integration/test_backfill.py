@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from cdcflow.errors import CdcflowError
-from cdcflow.journal import Reader, verify
-from cdcflow.model import UNCHANGED, Batch, Change, Op
-from cdcflow.source import monitor
-from cdcflow.source.requests import Kept, Request, Requests
+from cdcflow.journal import Packed, Reader, contents, verify
+from cdcflow.model import UNCHANGED, Batch, Change, Group, Op
+from cdcflow.source import monitor, published, whole
+from cdcflow.source.copying import copy_out
+from cdcflow.source.published import PublishedTable
+from cdcflow.source.requests import Kept, Request, Requests, Wish
 from cdcflow.source.wanted import look
 from cdcflow.testing.database import Database
 from cdcflow.testing.journals import read_all
@@ -450,6 +453,107 @@ def test_a_table_without_a_key_is_emptied_and_read_while_the_stream_stands(
     there = Counter((str(i), str(v)) for i, v in postgres.execute("SELECT id, v FROM t"))
     assert +held == there
     assert not list(verify(journal))
+
+
+@pytest.mark.parametrize(
+    ("ddl", "left"),
+    [
+        ("ALTER TABLE t ALTER v TYPE bigint", 2000),
+        ("ALTER TABLE t DROP COLUMN v", 2000),
+        ("ALTER TABLE t RENAME COLUMN v TO w", 2000),
+        ("ALTER TABLE t RENAME TO u", 2000),
+        ("ALTER TABLE t ADD COLUMN n int DEFAULT (random() * 9)::int", 2000),
+        ("TRUNCATE t; INSERT INTO t VALUES (1, 1)", 1),
+        ("VACUUM FULL t", 2000),
+        ("DROP TABLE t", 0),
+    ],
+    ids=lambda value: str(value).split(";")[0],
+)
+def test_a_table_without_a_key_that_is_altered_before_its_copy_comes_whole(
+    postgres: Database,
+    tmp_path: Path,
+    requests: Requests,
+    monkeypatch: pytest.MonkeyPatch,
+    ddl: str,
+    left: int,
+) -> None:
+    """Between the snapshot and the lock that COPY takes: to a snapshot from before, a table that somebody
+    rewrites or truncates is an empty one."""
+    postgres.execute("CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL")
+    postgres.execute("INSERT INTO t SELECT g, 0 FROM generate_series(1, 2000) g")
+    publish(postgres, "t")
+    known = published.published_tables
+    looked: list[bool] = []
+
+    def alters(*given: Any, **more: Any) -> list[PublishedTable]:
+        found = known(*given, **more)
+        if not looked:
+            looked.append(True)
+            with postgres.connect(autocommit=True) as connection:
+                for statement in ddl.split(";"):
+                    connection.execute(statement.encode())
+        return found
+
+    monkeypatch.setattr(whole, "published_tables", alters)
+    journal = tmp_path / "journal"
+    with backfilling(postgres, tmp_path, requests):
+        over = ended(requests, requests.add(Request("", ("public.t",), halt=True)))
+        assert looked
+        if not left:
+            assert over.state == "failed"
+            assert "was dropped" in over.outcomes["public.t"].error
+            return
+        assert over.state == "done"
+        eventually(lambda: len(wholly(changes(journal))) == left, timeout=MINUTE)
+
+
+@pytest.mark.parametrize("wish", ["pause", "cancel"])
+def test_a_table_without_a_key_is_let_go_in_the_middle_of_its_copy(
+    postgres: Database,
+    tmp_path: Path,
+    requests: Requests,
+    monkeypatch: pytest.MonkeyPatch,
+    wish: Wish,
+) -> None:
+    """So that the stream, which stands meanwhile, goes on."""
+    postgres.execute("CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL")
+    postgres.execute("INSERT INTO t SELECT g, 0 FROM generate_series(1, 20000) g")
+    publish(postgres, "t")
+    packing, packed = contents.pack, list[int]()
+
+    def counted(group: Group) -> Packed:
+        packed.append(len(group))
+        if len(packed) == 3:
+            requests.wish(request.name, wish)
+        return packing(group)
+
+    monkeypatch.setattr(whole, "FRAME_ROWS", 100)
+    monkeypatch.setattr(whole, "pack", counted)
+    monkeypatch.setattr(whole, "copy_out", partial(copy_out, size=2_000))
+    journal = tmp_path / "journal"
+    with backfilling(postgres, tmp_path, requests):
+        request = requests.add(Request("", ("public.t",), halt=True))
+        stopped = ended(requests, request, "paused" if wish == "pause" else "cancelled")
+        assert len(packed) == 3
+        assert "public.t" not in stopped.outcomes or stopped.outcomes["public.t"].rows < 20_000
+        postgres.execute("INSERT INTO t VALUES (-1, 0)")
+        eventually(lambda: ("-1", "0") in wholly(changes(journal)), timeout=MINUTE)
+        if wish == "pause":
+            requests.wish(request.name, "run")
+            assert ended(requests, request).state == "done"
+            assert len(wholly(changes(journal))) == 20_001
+
+
+def wholly(found: list[Change]) -> list[tuple[Any, ...]]:
+    """The rows of a table without a key, after the last time that it was emptied."""
+    emptied = max((i for i, c in enumerate(found) if c.op is Op.TRUNCATE), default=-1)
+    held: Counter[tuple[Any, ...]] = Counter()
+    for change in found[emptied + 1 :]:
+        if change.old is not None:
+            held[tuple(change.old.values())] -= 1
+        if change.new is not None:
+            held[tuple(change.new.values())] += 1
+    return [*(+held).elements()]
 
 
 def test_a_first_load_comes_once(postgres: Database, tmp_path: Path, requests: Requests) -> None:

@@ -14,6 +14,7 @@ from faults import outage as dead
 from faults.project import Act, Chaos, Project
 from stress import backfill as online
 from stress import rows, shapes
+from stress.asking import Asker
 from stress.failover import Pair
 from stress.judge import judge
 from stress.kills import kills
@@ -72,19 +73,20 @@ def ddl(run: Run) -> None:
     with engine(run, server) as project:
         with load(run, project, shapes.act):
             migrator = Migrator(project.dsn, project.journal, run.seed)
+            asker = Asker(project, run.chance("backfills"))
             try:
                 tell(kills(project, run.chance("kills"), run.seconds, unless=lambda: bool(stuck(project))))
             finally:
                 migrator.stop()
+                asker.stop()
+                (run.directory / "migrations.log").write_text("\n".join(migrator.log))
+                (run.directory / "backfills.log").write_text("\n".join(asker.log))
         print(f"migrations: {_counts(migrator.done)}", flush=True)
-        try:
-            migrator.touch()
-            drain(project)
-            project.stop()
-            judge(project, run.record, run.chance("judge"))
-        except BaseException:
-            (run.directory / "migrations.log").write_text("\n".join(migrator.log))
-            raise
+        print(f"backfills: {_counts(asker.ended())}", flush=True)
+        migrator.touch()
+        drain(project)
+        project.stop()
+        judge(project, run.record, run.chance("judge"))
 
 
 def failover(run: Run) -> None:

@@ -179,7 +179,12 @@ def _wish(context: typer.Context, name: str, wish: str) -> None:
     from cdcflow.engine import control
 
     config = load_config(context)
-    control.backfill(config.engine.state, {"do": wish, "name": name})
+    kept = control.backfill(config.engine.state, {"do": wish, "name": name})
+    if kept["halt"] and wish != "run":
+        output.warn(
+            "where a table without a key is being read now, its destinations hold what of it has come until"
+            " it is read to its end"
+        )
 
 
 def _found(config: "Config", name: str | None) -> list[dict[str, Any]]:

@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdcflow.journal import Reader
-from cdcflow.model import ORIGIN, Batch, Position, join
+from cdcflow.model import ORIGIN, Batch, Position, join, run_length
 from cdcflow.sink import Batching
 from cdcflow.transform import Pass
 
@@ -110,6 +110,8 @@ class Feed:
         self._since: float | None = None
         self._ready: list[Piece] = []
         self._joining: list[Piece] = []
+        #: Pieces that came since some were last made one.
+        self._apart = 0
         #: What is in `_ready`, counted as it comes and goes: it is asked for with every frame.
         self._changes = 0
         self._size = 0
@@ -212,20 +214,19 @@ class Feed:
             if number and (changes > self._limits.max_changes or size > self._limits.max_bytes):
                 break
             number += 1
+        number = run_length(piece.batch for piece in islice(self._ready, number))
         taken = self._ready[:number]
         del self._ready[:number]
         self._count_in(taken, -1)
         self._taken = time.monotonic()
         self._since = self._taken if self._changes else None
         self._room.set()
-        if number > 1:
-            self._joining = taken
-            first, *others = await asyncio.to_thread(joined, taken)
-            self._joining = []
-            self._ready[:0] = others
-            self._count_in(others, 1)
-            return first.batch
-        return taken[0].batch
+        if number == 1:
+            return taken[0].batch
+        self._joining = taken
+        [whole] = await asyncio.to_thread(joined, taken)
+        self._joining = []
+        return whole.batch
 
     async def _fill(self) -> None:
         loop = asyncio.get_running_loop()
@@ -256,9 +257,11 @@ class Feed:
             if self._since is None and len(piece.batch):
                 self._since = time.monotonic()
             self._ready.append(piece)
+            self._apart += 1
             self._count_in([piece], 1)
             run = self._mergeable()
             if run > 1:
+                self._apart = 0 if run == SMALL_RUN else self._apart - 1
                 parts = self._ready[-run:]
                 merged = joined(parts)
                 self._ready[-run:] = merged
@@ -273,7 +276,8 @@ class Feed:
         if len(self._ready) >= 2 and not len(self._ready[-1].batch) and not len(self._ready[-2].batch):
             return 2
         tail = self._ready[-SMALL_RUN:]
-        if len(tail) < SMALL_RUN or not all(piece.small for piece in tail):
+        # What was looked at may not become one, where a table changes its shape again and again.
+        if min(len(tail), self._apart) < SMALL_RUN or not all(piece.small for piece in tail):
             return 0
         fits = (
             sum(len(piece.batch) for piece in tail) <= self._limits.max_changes

@@ -15,6 +15,7 @@ from cdcflow.model.batch import (
     concat,
     group_schema,
     join,
+    run_length,
 )
 from cdcflow.model.layout import Attribute, Layout
 from cdcflow.model.message import MESSAGES, PrefixPatterns
@@ -50,4 +51,5 @@ __all__ = [
     "mark_batch",
     "marks",
     "parse_lsn",
+    "run_length",
 ]

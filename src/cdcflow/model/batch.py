@@ -19,10 +19,11 @@ follow from its relation and two flags, so that neither the journal nor a reader
 | `unchanged`             | binary  | only with `unchanged`: bit i set: column i was not sent (TOAST)   |
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property, lru_cache
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -278,21 +279,29 @@ def concat(batches: Sequence[Batch]) -> Batch:
     )
 
 
-def join(batches: Sequence[Batch]) -> list[Batch]:
-    """Joins consecutive runs into as few batches as the rule of one generation per table allows."""
-    joined: list[Batch] = []
-    run: list[Batch] = []
+def run_length(batches: Iterable[Batch]) -> int:
+    """How many of these consecutive runs, from the first on, can become one batch: until a table comes in
+    another generation."""
     shapes: dict[object, str] = {}
+    number = 0
     for batch in batches:
         relations = [group.relation for group in batch.groups]
         keys = [(r.fingerprint, key) for r in relations for key in (r.oid, r.qualified)]
         if any(shapes.get(key, shape) != shape for shape, key in keys):
-            joined.append(concat(run))
-            run, shapes = [], {}
+            break
         shapes.update({key: shape for shape, key in keys})
-        run.append(batch)
-    if run:
-        joined.append(concat(run))
+        number += 1
+    return number
+
+
+def join(batches: Sequence[Batch]) -> list[Batch]:
+    """Joins consecutive runs into as few batches as the rule of one generation per table allows."""
+    joined: list[Batch] = []
+    start = 0
+    while start < len(batches):
+        length = run_length(islice(batches, start, None))
+        joined.append(concat(batches[start : start + length]))
+        start += length
     return joined
 
 

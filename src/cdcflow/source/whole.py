@@ -16,13 +16,15 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
+import cdcflow.sql
 from cdcflow.decode import CopyDecoder
-from cdcflow.errors import SourceError, SourceUnavailable
+from cdcflow.errors import CdcflowError, SourceError, SourceUnavailable
 from cdcflow.journal import Packed, pack
 from cdcflow.model import Batch, Group, Op, Position, Relation
 from cdcflow.source.connection import connect
 from cdcflow.source.copying import copy_out
 from cdcflow.source.published import published_tables
+from cdcflow.source.reading import LOCK_TIMEOUT, Rewritten, outcome
 from cdcflow.source.stream import Snapshot, export_snapshot
 
 #: A frame of it: nothing else is journaled meanwhile, so they may be large.
@@ -45,24 +47,24 @@ def copy_whole(
 
     `halt` returns once the stream stands at the LSN given to it; first at 1, which is wherever it is: the
     snapshot must not be older than what has been streamed. `begin` is called with the table, and `put` for
-    every frame of rows with the bytes of their text, all while it stands. Raises SourceError.
+    every frame of rows with the bytes of their text, all while it stands. Raises Rewritten where the table is
+    to be looked up anew, and SourceError.
     """
     halt(1)
     if stopping():
         return False
     done: list[bool] = []
 
-    def hold(snapshot: Snapshot) -> None:
-        halt(snapshot.consistent_point)
-        if stopping():
-            return
+    def copied(snapshot: Snapshot) -> None:
         with connect(dsn, purpose="backfill whole") as connection:
+            connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT}")
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot.name)))
             found = published_tables(connection, publication, snapshot.consistent_point - 1, only=[oid])
             if not found:
-                raise SourceError("the table was dropped, or is not published any more")
+                raise Rewritten("the table was dropped, or is not published any more")
             table = found[0]
+            _lock(connection, dsn, publication, table.relation)
             begin(table.relation)
             conditions = [f"({condition})" for condition in (table.row_filter,) if condition]
             conditions += [f"(\n{condition}\n)" for condition in (where,) if condition]
@@ -72,18 +74,46 @@ def copy_whole(
                 sql.Identifier(table.relation.schema, table.relation.name),
                 sql.SQL(f" WHERE {' AND '.join(conditions)}" if conditions else ""),
             )
-            try:
-                for packed, size in _frames(connection, query, table.relation):
-                    put(packed, size)
-                    if stopping():
-                        return
-            except psycopg.OperationalError as error:
-                raise SourceUnavailable(f"the copy broke off: {' '.join(str(error).split())}") from error
+            for packed, size in _frames(connection, query, table.relation):
+                put(packed, size)
+                if stopping():
+                    return
         done.append(True)
+
+    def hold(snapshot: Snapshot) -> None:
+        halt(snapshot.consistent_point)
+        if stopping():
+            return
+        try:
+            copied(snapshot)
+        except psycopg.Error as error:
+            raise _meaning(error) from error
 
     # Where a connection broke, the server still has the slot of the attempt before for a while.
     export_snapshot(dsn, name=f"{slot[:40]}_whole_{secrets.token_hex(4)}", hold=hold)
     return bool(done)
+
+
+def _lock(connection: psycopg.Connection[Any], dsn: str, publication: str, relation: Relation) -> None:
+    """Nobody alters the table from here on. Raises Rewritten where somebody has since the snapshot: to this
+    one, a table that was truncated or rewritten is empty (manual, 13.6, "Caveats")."""
+    name = sql.Identifier(relation.schema, relation.name)
+    connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(name))
+    query, given = cdcflow.sql.load("whole_look"), {"oid": relation.oid, "publication": publication}
+    with connect(dsn, purpose="backfill whole") as other:
+        now = other.execute(query, given).fetchone()
+    if connection.execute(query, given).fetchone() != now:
+        raise Rewritten(f"{relation.qualified} was altered")
+
+
+def _meaning(error: psycopg.Error) -> CdcflowError:
+    found = outcome(error)
+    text = found["error"]
+    if found["status"] == "rewritten":
+        return Rewritten(text)
+    if found["status"] == "gone":
+        return SourceError(text, hint=found["hint"])
+    return SourceUnavailable(f"the copy broke off: {text}")
 
 
 def _frames(

@@ -1,6 +1,6 @@
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -181,6 +181,35 @@ def test_two_generations_of_a_table_never_share_a_batch(source: JournalSource) -
         assert ids(await taken(feed)) == [3, 4]
 
     run(source, test)
+
+
+def test_a_table_that_changes_its_shape_again_and_again_is_not_joined_again_and_again(
+    source: JournalSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wider = make_relation("orders", ["id", "status", "note", Column("more", 25)], oid=1)
+    shapes = [ORDERS, ORDERS, wider]
+    for i in range(900):
+        source.commit([i], shapes[i % 3])
+    parts: list[int] = []
+
+    def counted(given: Sequence[Piece]) -> list[Piece]:
+        parts.append(len(given))
+        return joined(given)
+
+    monkeypatch.setattr(module, "joined", counted)
+
+    async def test(feed: Feed) -> None:
+        await until(lambda: feed.waiting == 900)
+        seen: list[int] = []
+        while len(seen) < 900:
+            found = ids(await taken(feed))
+            assert len(found) <= 2
+            seen += found
+        assert seen == list(range(900))
+
+    run(source, test)
+    # Each piece once while it waits, and once when it is taken.
+    assert sum(parts) <= 2 * 900
 
 
 def test_stop_ends_a_waiting_take(source: JournalSource) -> None:

@@ -7,9 +7,11 @@ import pytest
 
 from cdcflow.journal import Chunk, Ledger, pack
 from cdcflow.model import ORIGIN, Batch, Mark, Position, mark_batch
+from cdcflow.source.appender import Marked
 from cdcflow.source.online import board as board_module
-from cdcflow.source.online.board import Board, Read, Turn
+from cdcflow.source.online.board import Board, Read, Seed, Turn
 from cdcflow.source.online.placing import Placing, Unseen
+from cdcflow.source.online.readers import Readers
 from cdcflow.source.online.task import Task
 from cdcflow.source.requests import Request
 from cdcflow.source.visible import Changed, Snapshot
@@ -104,3 +106,37 @@ def test_a_chunk_that_waits_keeps_what_it_has_not_seen_also_when_its_reader_has_
     second = placing.place(200, first.last)
     assert isinstance(second, Chunk)
     assert (first.dropped, second.dropped) == ((), (1,))
+
+
+def test_what_was_cancelled_does_not_begin_again_by_what_was_under_way() -> None:
+    board = Board(readers=2, ledger=Ledger(), wake=lambda: None)
+    placing = Placing(board, 0)
+    task = Task(Request("r", ("public.goods",)), "public.goods", "beginning", GOODS.oid)
+    for what in ("begin", "cancel", "watch", "read", "note", "end"):
+        board.arrive(Turn(task, what))
+    board.arrive(Seed(task, ()))
+    board.arrive(chunk_of(task, 0, Snapshot(60, 60), ["1", "2"]))
+    task.state = "cancelling"
+    begun = placing.place(200, ORIGIN)
+    assert isinstance(begun, Marked)
+    assert begun.batch is not None
+    assert task.state == "cancelling"
+    over = placing.place(200, begun.batch.last)
+    assert isinstance(over, Marked)
+    assert over.step.phase == "cancelled"
+    assert over.batch is not None
+    assert placing.place(200, over.batch.last) is None
+    assert not board.arrivals
+    Readers(board, "", "")._refused(task, "rewritten", {"error": "public.goods was rewritten"})
+    Readers(board, "", "")._refused(task, "gone", {"error": "no such column"})
+    assert (task.state, task.final, task.error) == ("ended", "cancelled", "")
+
+
+def test_a_chunk_of_a_table_that_is_read_as_a_whole_by_now_has_no_place() -> None:
+    """It was read when the table still had a key, and nothing would replace its rows."""
+    board = Board(readers=2, ledger=Ledger(), wake=lambda: None)
+    placing = Placing(board, 0)
+    task = Task(Request("r", ("public.goods",), halt=True), "public.goods", "whole", GOODS.oid, whole=True)
+    board.arrive(chunk_of(task, 0, Snapshot(60, 60), ["1", "2"]))
+    assert placing.place(200, ORIGIN) is None
+    assert not board.arrivals

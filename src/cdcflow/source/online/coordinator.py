@@ -14,6 +14,7 @@ from cdcflow.source.online.placing import Placing
 from cdcflow.source.online.readers import Readers
 from cdcflow.source.online.tables import Tables
 from cdcflow.source.online.task import Task, request_and_table
+from cdcflow.source.reading import Rewritten
 from cdcflow.source.requests import INITIAL, Ended, Kept, Request, Requests
 from cdcflow.source.visible import key_text
 from cdcflow.source.whole import copy_whole
@@ -143,7 +144,8 @@ class Coordinator:
             return
         before, task.request = task.request, request
         if request.wish == "cancel" and task.state not in ("ended", "cancelling"):
-            if task.oid and task.work in self._ledger_open():
+            begins = task.state == "beginning"
+            if begins or (task.oid and task.work in self._ledger_open()):
                 self._board.set(task, "cancelling")
                 self._board.arrive(Turn(task, "cancel"))
             else:
@@ -246,7 +248,8 @@ class Coordinator:
             self._board.arrive(Whole(task, packed, size))
 
         def stopping() -> bool:
-            return self._board.stopping or task.request.wish != "run"
+            # Nobody else looks at what is wished meanwhile.
+            return self._board.stopping or self._requests.get(task.request.name).request.wish != "run"
 
         try:
             where = task.request.where
@@ -263,12 +266,17 @@ class Coordinator:
                     self._board.lock.wait(TICK)
             if not done:
                 self._board.set(task, "whole")
+        except Rewritten:
+            self._board.set(task, "waiting")  # and looked up anew
         except SourceUnavailable as error:
             task.error = str(error)
             self._board.set(task, "whole")
             raise
         except SourceError as error:
             self._board.fail(task, f"{task.table}: {error}", error.hint)
+        except BaseException:
+            self._board.set(task, "whole")
+            raise
         finally:
             with self._board.lock:
                 self._board.halt_at, self._board.frozen = 0, False

@@ -117,6 +117,8 @@ class Placing:
                 return None
             if isinstance(arrival, Seed):
                 self._board.pop()
+                if arrival.task.state == "ended":
+                    continue
                 for group in arrival.groups:
                     arrival.task.changed.see(group)
                 self._board.set(arrival.task, "reading" if not arrival.task.changed.complete else "rereading")
@@ -148,7 +150,7 @@ class Placing:
             bounds = list(self._board.bounds.values())
             # Also those whose readers have found nothing more to read: theirs may be older ones.
             bounds += [other.snapshot for other in self._board.arrivals if isinstance(other, Read)]
-        if task.state in ("failed", "ended", "ending"):
+        if task.whole or task.state in ("failed", "ended", "ending"):
             return None
         if read.packed is not None and self._is_old(task, read):
             with self._board.lock:
@@ -213,11 +215,14 @@ class Placing:
 
     def _turn(self, turn: Turn, at: Position, reached: int) -> Marked | None:
         task = turn.task
+        if task.state == "ended":
+            return None  # cancelled meanwhile
         if turn.what == "begin":
             self.watch(task)
             marked = self._marked(task, "begin", at, reached, Step(task.work, "begun"))
             task.began_at = self.offset + 1
-            self._board.set(task, "copying" if task.whole else "begun")
+            if task.state != "cancelling":
+                self._board.set(task, "copying" if task.whole else "begun")
             return marked
         if turn.what == "watch":
             task.changed.collecting = True

@@ -294,10 +294,13 @@ class Readers:
                 self._board.lock.notify_all()
 
     def _refused(self, task: Task, status: str, answer: Mapping[str, Any]) -> None:
-        if status == "rewritten":
-            self._board.set(task, "lookup")
-        elif status == "gone":
-            self._board.fail(task, answer["error"], answer.get("hint", ""))
-        else:
-            task.error = answer["error"]
-            self._board.pause(RETRY)
+        with self._board.lock:
+            if task.state not in ("reading", "rereading"):
+                return  # cancelled meanwhile, or known already
+            if status == "rewritten":
+                self._board.set(task, "lookup")
+            elif status == "gone":
+                self._board.fail(task, answer["error"], answer.get("hint", ""))
+            else:
+                task.error = answer["error"]
+                self._board.pause(RETRY)
