@@ -66,6 +66,30 @@ def only(group: Group) -> Op | None:
     return Op(low) if low == high else None
 
 
+def having_new(group: Group) -> pa.Array | None:
+    """True for the changes that have a new row; None: all have one."""
+    some = pc.invert(is_op(group, Op.DELETE, Op.TRUNCATE))
+    return None if some.true_count == len(group) else some
+
+
+def for_reading(group: Group, some: pa.Array | None, columns: Columns) -> Group:
+    """The changes that a mask selects (None: all), for who reads of their new rows nothing but `columns`: to
+    copy all of them would cost more than most that is computed."""
+    if some is None:
+        return group
+    nothing = pa.nulls(some.true_count, pa.string())
+    new = [column.filter(some) if i in columns else nothing for i, column in enumerate(new_columns(group))]
+    came, bitmaps = has_old(group), bits(group)
+    return assembled(
+        group.relation,
+        [column.filter(some) for column in metas(group)],
+        new,
+        has_old=None if came is None else came.filter(some),
+        old={i: column.filter(some) for i, column in old_columns(group).items()},
+        unchanged=None if bitmaps is None else bitmaps.filter(some),
+    )
+
+
 def filled(count: int, value: object, kind: pa.DataType) -> pa.Array:
     """`count` times the value."""
     return pa.nulls(count, kind) if value is None else pa.repeat(pa.scalar(value, kind), count)

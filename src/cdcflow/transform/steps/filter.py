@@ -20,7 +20,9 @@ from cdcflow.transform.rows import (
     assembled,
     bits,
     filled,
+    for_reading,
     has_old,
+    having_new,
     is_op,
     metas,
     new_columns,
@@ -64,12 +66,13 @@ class _Asked:
 
     def __init__(self, condition: Expression) -> None:
         self._condition = condition
+        self._reads = inputs(condition)
         self._read = frozenset(column for row, column in condition.inputs if row == "new")
 
     def ask(self, group: Group, run: Run, *, of: pa.Array | None = None) -> tuple[Group, pa.Array | None]:
         """The group without what is refused, and where the condition is true; null outside of `of`. None:
         something was refused, and the question is open."""
-        part = group if of is None else group.take(of)
+        part = for_reading(group, of, self._reads)
         frame = Frame(part)
         wrong: dict[int, str] = {}
         answer = None
@@ -120,10 +123,7 @@ class _Rows(_Asked):
             kind = only(group)
             if kind is Op.TRUNCATE:
                 return [group]
-            some = None
-            if kind is None or kind is Op.DELETE:
-                some = pc.invert(is_op(group, Op.DELETE, Op.TRUNCATE))
-            group, after = self.ask(group, run, of=some)
+            group, after = self.ask(group, run, of=having_new(group))
             if after is None:
                 continue
             if kind in (Op.INSERT, Op.READ):
@@ -188,7 +188,7 @@ class _Rows(_Asked):
                 )
                 return None
             part = is_op(group, Op.UPDATE, Op.DELETE)
-            some = Frame(group.take(part), before=True)
+            some = Frame(for_reading(group, part, self._reads), before=True)
             return pc.fill_null(scattered(self._condition.predicate(some), part), False)
 
     def _note(self, group: Group, keep: pa.Array, leaves: pa.Array, deleted: pa.Array, run: Run) -> None:
