@@ -79,7 +79,7 @@ def apply(
     Returns the rows whose change cannot be applied because it leaves a value unchanged that the
     warehouse never got; everything else is applied. Raises Permanent for values that do not fit.
     """
-    truncates = pc.indices_nonzero(pc.equal(group.meta("op"), int(Op.TRUNCATE)))
+    truncates = pc.indices_nonzero(group.is_op(Op.TRUNCATE))
     start = 0
     if len(truncates):
         # What came before it in this run is gone with it.

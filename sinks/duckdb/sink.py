@@ -278,11 +278,10 @@ class DuckDBSink:
                     continue
                 target = self._target(group.relation)
                 if target is None:
-                    op = group.meta("op")
                     changed |= self._bind(
                         group.relation,
                         lsn=group.meta("commit_lsn")[0].as_py(),
-                        emptied=pc.any(pc.equal(op, int(Op.TRUNCATE))).as_py(),
+                        emptied=pc.any(group.is_op(Op.TRUNCATE)).as_py(),
                     )
                     target = self._target(group.relation)
                     assert target is not None

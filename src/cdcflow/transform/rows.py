@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -53,12 +52,6 @@ def bits(group: Group) -> pa.Array | None:
     return group.data.column("unchanged") if group.unchanged else None
 
 
-def is_op(group: Group, *ops: Op) -> pa.Array:
-    """True for the changes of these kinds."""
-    op = group.meta("op")
-    return reduce(pc.or_, (pc.equal(op, pa.scalar(int(one), pa.uint8())) for one in ops))
-
-
 def only(group: Group) -> Op | None:
     """The kind of all the group's changes, or None where there are several; the usual batch has one."""
     bounds = pc.min_max(group.meta("op"))
@@ -68,7 +61,7 @@ def only(group: Group) -> Op | None:
 
 def having_new(group: Group) -> pa.Array | None:
     """True for the changes that have a new row; None: all have one."""
-    some = pc.invert(is_op(group, Op.DELETE, Op.TRUNCATE))
+    some = pc.invert(group.is_op(Op.DELETE, Op.TRUNCATE))
     return None if some.true_count == len(group) else some
 
 

@@ -23,7 +23,6 @@ from cdcflow.transform.rows import (
     for_reading,
     has_old,
     having_new,
-    is_op,
     metas,
     new_columns,
     old_columns,
@@ -97,7 +96,7 @@ class _Changes(_Asked):
 
     def __call__(self, group: Group, run: Run) -> list[Group]:
         while len(group):
-            truncated = is_op(group, Op.TRUNCATE)
+            truncated = group.is_op(Op.TRUNCATE)
             some = pc.invert(truncated) if pc.any(truncated).as_py() else None
             group, answer = self.ask(group, run, of=some)
             if answer is None:
@@ -139,10 +138,10 @@ class _Rows(_Asked):
         before = self._before(group, run) if self._known_before else None
         if before is None and self._known_before:
             return None
-        updated, deleted = is_op(group, Op.UPDATE), is_op(group, Op.DELETE)
+        updated, deleted = group.is_op(Op.UPDATE), group.is_op(Op.DELETE)
         matches = pc.fill_null(after, False)
-        fresh = pc.and_(matches, is_op(group, Op.INSERT, Op.READ))
-        truncated = is_op(group, Op.TRUNCATE)
+        fresh = pc.and_(matches, group.is_op(Op.INSERT, Op.READ))
+        truncated = group.is_op(Op.TRUNCATE)
         if before is None:
             # An update of a row that is not there is an insert to whoever keeps rows, and a delete nothing.
             stays = pc.and_(updated, matches)
@@ -176,7 +175,7 @@ class _Rows(_Asked):
         try:
             return pc.fill_null(self._condition.predicate(frame), False)
         except EvaluationError as error:
-            asked = is_op(group, Op.UPDATE, Op.DELETE).to_pylist()
+            asked = group.is_op(Op.UPDATE, Op.DELETE).to_pylist()
             wrong = {row: reason for row, reason in error.rows.items() if asked[row]}
             if wrong:
                 run.refuse_rows(
@@ -187,7 +186,7 @@ class _Rows(_Asked):
                     },
                 )
                 return None
-            part = is_op(group, Op.UPDATE, Op.DELETE)
+            part = group.is_op(Op.UPDATE, Op.DELETE)
             some = Frame(for_reading(group, part, self._reads), before=True)
             return pc.fill_null(scattered(self._condition.predicate(some), part), False)
 
