@@ -18,6 +18,7 @@ from cdcflow.model import Batch, Group, Op
 from cdcflow_sinks.duckdb import statements
 from cdcflow_sinks.duckdb.collapse import LastStates, column_of, last_states, row_numbers
 from cdcflow_sinks.duckdb.compressing import compressing
+from cdcflow_sinks.duckdb.settings import Compression
 from cdcflow_sinks.duckdb.target import Target
 from cdcflow_sinks.duckdb.whole_rows import RowCounts, repeated, row_counts
 
@@ -65,14 +66,20 @@ def _interleaved(groups: list[Group]) -> Iterator[Group]:
             start = at
 
 
-def apply(connection: Any, target: Target, group: Group, seen: Sequence[str] = ()) -> Refused:
+def apply(
+    connection: Any,
+    target: Target,
+    group: Group,
+    seen: Sequence[str] = (),
+    compression: Compression = "light",
+) -> Refused:
     """Brings a table to the state after the changes of `group`; all of them are of `target`'s relation. The
-    keys of rows that come are kept in the tables of `seen`, too.
+    keys of rows that come are kept in the tables of `seen`, too. `compression` is that of the warehouse.
 
     Returns the rows whose change cannot be applied because it leaves a value unchanged that the
     warehouse never got; everything else is applied. Raises Permanent for values that do not fit.
     """
-    truncates = pc.indices_nonzero(pc.equal(group.meta("op"), int(Op.TRUNCATE)))
+    truncates = pc.indices_nonzero(group.is_op(Op.TRUNCATE))
     start = 0
     if len(truncates):
         # What came before it in this run is gone with it.
@@ -84,12 +91,17 @@ def apply(connection: Any, target: Target, group: Group, seen: Sequence[str] = (
     if group.relation.full or not group.relation.key:
         _apply_counts(connection, target, row_counts(group))
         return {}
-    refused = _apply_states(connection, target, group, last_states(group), seen)
+    refused = _apply_states(connection, target, group, last_states(group), seen, compression)
     return {start + row: reason for row, reason in refused.items()}
 
 
 def _apply_states(
-    connection: Any, target: Target, group: Group, states: LastStates, seen: Sequence[str]
+    connection: Any,
+    target: Target,
+    group: Group,
+    states: LastStates,
+    seen: Sequence[str],
+    compression: Compression,
 ) -> Refused:
     relation = target.relation
     inserts = [
@@ -107,7 +119,7 @@ def _apply_states(
     touched = {f"c{i}": target.typed(column, states.touched[i]) for i, column in enumerate(relation.key)}
     with registered(connection, "touched", pa.table(touched)):
         connection.execute(statements.delete_keys(target.table, target.key))
-    with compressing(connection, target, group):
+    with compressing(connection, target, group, compression):
         for start in range(0, len(states.rows), STAGE_ROWS):
             with registered(connection, "stage", _staged(target, group, states, stored, start)):
                 for statement in inserts:

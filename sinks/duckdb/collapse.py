@@ -50,7 +50,7 @@ class LastStates:
 
 def row_numbers(count: int) -> pa.Array:
     """0, 1, 2 … as int64."""
-    return pc.indices_nonzero(pa.repeat(pa.scalar(True), count)).cast(pa.int64())
+    return pc.indices_nonzero(pa.repeat(pa.scalar(True, pa.bool_()), count)).cast(pa.int64())
 
 
 def key_columns(group: Group) -> tuple[pa.Array, ...]:
@@ -58,7 +58,7 @@ def key_columns(group: Group) -> tuple[pa.Array, ...]:
 
     Raises Permanent where a change comes without its key.
     """
-    deleted = pc.equal(group.meta("op"), int(Op.DELETE))
+    deleted = group.is_op(Op.DELETE)
     columns = []
     for column in group.relation.key:
         values = group.new(column)
@@ -96,7 +96,7 @@ def old_keys(group: Group, keys: tuple[pa.Array, ...]) -> tuple[pa.Array, ...] |
     """The key before each update that changed it, null elsewhere; None where no key changed."""
     if not group.old:
         return None
-    updated = pc.and_(pc.equal(group.meta("op"), int(Op.UPDATE)), group.data.column("has_old"))
+    updated = pc.and_(group.is_op(Op.UPDATE), group.data.column("has_old"))
     before = [group.old_values(column) for column in group.relation.key]
     differs = None
     for old, new in zip(before, keys, strict=True):
@@ -110,16 +110,15 @@ def old_keys(group: Group, keys: tuple[pa.Array, ...]) -> tuple[pa.Array, ...] |
 
 def _by_hash(group: Group, keys: tuple[pa.Array, ...], partial: list[int]) -> LastStates:
     numbers = row_numbers(len(group))
-    op = group.meta("op")
-    deleted = pc.equal(op, int(Op.DELETE))
+    deleted = group.is_op(Op.DELETE)
     if not partial and _are_distinct(group, keys):
-        nothing = pa.repeat(pa.scalar(False), len(group))
+        nothing = pa.repeat(pa.scalar(False, pa.bool_()), len(group))
         return LastStates(keys, numbers, keys, {}, keys, nothing, whole=True)
     nowhere = pa.scalar(None, pa.int64())
     names = [f"k{i}" for i in range(len(keys))]
     columns = dict(zip(names, keys, strict=True)) | {"row": numbers}
     if partial:
-        columns["born"] = pc.if_else(pc.equal(op, int(Op.INSERT)), numbers, nowhere)
+        columns["born"] = pc.if_else(group.is_op(Op.INSERT), numbers, nowhere)
     for column in partial:
         unsent = group.unchanged_mask(column)
         silent = deleted if unsent is None else pc.or_(deleted, unsent)
@@ -133,7 +132,7 @@ def _by_hash(group: Group, keys: tuple[pa.Array, ...], partial: list[int]) -> La
     alive = pc.invert(deleted.take(rows))
     living = tuple(key.filter(alive) for key in touched)
     rows = rows.filter(alive)
-    lost = pa.repeat(pa.scalar(False), len(rows))
+    lost = pa.repeat(pa.scalar(False, pa.bool_()), len(rows))
     sources = {}
     for column in partial:
         born = column_of(found, "born_max").filter(alive)

@@ -12,6 +12,7 @@ from cdcflow.errors import Permanent
 from cdcflow.model import Position
 from cdcflow.sink.quantities import parse_size
 from cdcflow_sinks.duckdb import statements
+from cdcflow_sinks.duckdb.compressing import NOT_TRIED, do_not_try
 from cdcflow_sinks.duckdb.failures import translated
 from cdcflow_sinks.duckdb.settings import DuckDBSettings
 
@@ -109,6 +110,8 @@ class File:
                 f"ATTACH {statements.literal(str(self.path))} AS {statements.quote(self.name)}"
                 f" (ROW_GROUP_SIZE {row_group(settings)})"
             )
+            # As a part of the configuration DuckDB ignores it.
+            do_not_try(instance, NOT_TRIED[settings.compression])
             # People's queries run here, and see none of this machine's files.
             instance.execute("SET enable_external_access = false")
         except duckdb.Error:

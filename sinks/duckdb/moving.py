@@ -60,7 +60,7 @@ def _moved_incomplete(group: Group) -> bool:
     """Whether an update of it changes a row's key and leaves other values out."""
     if not group.unchanged or not group.old:
         return False
-    group = group.take(pc.not_equal(group.meta("op"), int(Op.TRUNCATE)))
+    group = group.take(pc.invert(group.is_op(Op.TRUNCATE)))
     before = old_keys(group, key_columns(group))
     if before is None:
         return False

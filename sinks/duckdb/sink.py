@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdcflow.errors import Permanent, Rejected
-from cdcflow.model import BACKFILLS, MESSAGES, Batch, Mark, Op, Position, Relation, marks
+from cdcflow.model import BACKFILLS, MESSAGES, Batch, Group, Mark, Op, Position, Relation, marks
 from cdcflow.sink import ExpectedTable, Finding, FlowContext, Rendered, SinkOptions
 from cdcflow_sinks.duckdb import database
-from cdcflow_sinks.duckdb.apply import apply, generations
+from cdcflow_sinks.duckdb.apply import Refused, apply, generations
 from cdcflow_sinks.duckdb.backfills import Backfills
 from cdcflow_sinks.duckdb.failures import is_fatal, translated
 from cdcflow_sinks.duckdb.judging import judge
@@ -235,6 +235,9 @@ class DuckDBSink:
         self._targets[target.table] = target
         return changed
 
+    def _apply(self, target: Target, group: Group, seen: Sequence[str]) -> Refused:
+        return apply(self._connection, target, group, seen, self._settings.compression)
+
     def _target(self, relation: Relation) -> Target | None:
         """The table of exactly this generation, if it is bound."""
         table = table_name(self._database, relation, self._settings.schemas)
@@ -275,11 +278,10 @@ class DuckDBSink:
                     continue
                 target = self._target(group.relation)
                 if target is None:
-                    op = group.meta("op")
                     changed |= self._bind(
                         group.relation,
                         lsn=group.meta("commit_lsn")[0].as_py(),
-                        emptied=pc.any(pc.equal(op, int(Op.TRUNCATE))).as_py(),
+                        emptied=pc.any(group.is_op(Op.TRUNCATE)).as_py(),
                     )
                     target = self._target(group.relation)
                     assert target is not None
@@ -288,7 +290,7 @@ class DuckDBSink:
                 for table in seen:
                     backfills.prepare(table, target)
                 index = group.meta("index")
-                for row, reason in apply(self._connection, target, group, seen).items():
+                for row, reason in self._apply(target, group, seen).items():
                     place = start + index[row].as_py()
                     # Else the row comes whole later, or is gone further on.
                     if not of_it and batch.base + place >= self._repeats_until:
@@ -321,7 +323,7 @@ class DuckDBSink:
                 seen = [backfill.seen for backfill in of_it if backfill.seen is not None]
                 for table in seen:
                     self._backfills().prepare(table, target)
-                for row, reason in apply(self._connection, target, now, seen).items():
+                for row, reason in self._apply(target, now, seen).items():
                     refused[index[row].as_py()] = reason
             if refused:
                 raise Rejected(refused)

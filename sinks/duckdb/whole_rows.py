@@ -30,8 +30,7 @@ def row_counts(group: Group) -> RowCounts:
 
     Raises Permanent for a change of an old row that was not sent."""
     relation = group.relation
-    op = group.meta("op")
-    gone = pc.or_(pc.equal(op, int(Op.DELETE)), pc.equal(op, int(Op.UPDATE)))
+    gone = group.is_op(Op.DELETE, Op.UPDATE)
     columns = range(len(relation.columns))
     if not pc.any(gone).as_py():
         nothing = tuple(pa.array([], pa.string()) for _ in columns)
@@ -41,7 +40,7 @@ def row_counts(group: Group) -> RowCounts:
             f"an update or delete of {relation.qualified} does not say which row it means",
             hint=f"run ALTER TABLE {relation.qualified} REPLICA IDENTITY FULL at the source",
         )
-    came = pc.not_equal(op, int(Op.DELETE))
+    came = pc.invert(group.is_op(Op.DELETE))
     new = [_complete(group, i).filter(came) for i in columns]
     old = [values.filter(gone) for values in map(group.old_values, columns) if values is not None]
     names = [f"c{i}" for i in columns]

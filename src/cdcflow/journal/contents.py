@@ -332,7 +332,7 @@ def _placed(message: pa.Buffer, schema: pa.Schema, header: Mapping[str, Any]) ->
 
 def _numbers(count: int) -> pa.Array:
     """0, 1, 2 … as uint64, which Arrow has no shorter word for."""
-    return pc.indices_nonzero(pa.repeat(pa.scalar(True), count))
+    return pc.indices_nonzero(pa.repeat(pa.scalar(True, pa.bool_()), count))
 
 
 def _position(group: Group, row: int) -> Position:

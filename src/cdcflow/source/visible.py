@@ -105,9 +105,8 @@ class Changed:
 
     def see(self, group: Group) -> None:
         """Takes in changes of the stream."""
-        op = group.meta("op")
-        if pc.any(pc.equal(op, int(Op.TRUNCATE))).as_py():
-            self._truncates += group.meta("xid").filter(pc.equal(op, int(Op.TRUNCATE))).unique().to_pylist()
+        if pc.any(group.is_op(Op.TRUNCATE)).as_py():
+            self._truncates += group.meta("xid").filter(group.is_op(Op.TRUNCATE)).unique().to_pylist()
         after = new_keys(group)
         before = None
         if group.old:

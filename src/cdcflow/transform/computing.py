@@ -8,27 +8,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdcflow.errors import EvaluationError, ExpressionError
-from cdcflow.model import Column, Group, Op, Relation
+from cdcflow.model import Column, Group, Relation
 from cdcflow.transform.derive import Made, derived, passed
 from cdcflow.transform.expression import Expression, Frame, Scope, compile, compile_predicate
 from cdcflow.transform.expression.parse import parse
 from cdcflow.transform.options import unique
 from cdcflow.transform.rows import (
+    NO_COLUMNS,
     Columns,
     assembled,
+    for_reading,
     has_old,
-    is_op,
+    having_new,
     mapped_bits,
     metas,
     new_columns,
     old_columns,
-    only,
     scattered,
 )
 from cdcflow.transform.step import Bound, Noted, Run, StepError, Way
-
-#: Kinds of changes that have a new row.
-_WITH_NEW = frozenset((Op.INSERT, Op.UPDATE, Op.READ))
 
 #: What belongs to a change and not to its row. The table's names are the same for all of them.
 _OF_THE_CHANGE = frozenset(("op", "commit_time", "position"))
@@ -76,13 +74,6 @@ def column_of(expression: Expression, name: str, *, key: bool = False) -> Column
     return Column(name, kind.oid, kind.typmod, key, kind.type_name)
 
 
-def having_new(group: Group) -> pa.Array | None:
-    """Which changes have a new row; None: all."""
-    if only(group) in _WITH_NEW:
-        return None
-    return pc.invert(is_op(group, Op.DELETE, Op.TRUNCATE))
-
-
 @dataclass(frozen=True)
 class Values:
     """Of a group, the values of some expressions: texts, one entry per change and null where it has no such
@@ -99,6 +90,7 @@ class Computed:
     def __init__(self, expressions: Sequence[Expression], names: Sequence[str]) -> None:
         self._expressions = tuple(expressions)
         self._names = tuple(names)
+        self._reads = NO_COLUMNS.union(*map(inputs, self._expressions))
         self._inputs = [
             frozenset(column for row, column in expression.inputs if row == "new")
             for expression in self._expressions
@@ -109,7 +101,7 @@ class Computed:
         and not in the group that comes back."""
         while len(group):
             some = having_new(group)
-            part = group if some is None else group.take(some)
+            part = for_reading(group, some, self._reads)
             frame = Frame(part)
             wrong, texts = self._texts(frame)
             unsent: list[pa.Array | None] = []
@@ -134,7 +126,7 @@ class Computed:
             came = has_old(group)
             if came is None:
                 return Values(group, [pa.nulls(len(group), pa.string())] * len(self._names), [])
-            wrong, texts = self._texts(Frame(group.take(came), before=True))
+            wrong, texts = self._texts(Frame(for_reading(group, came, self._reads), before=True))
             if not wrong:
                 return Values(group, [scattered(text, came) for text in texts], [])
             rows = pc.indices_nonzero(came).to_pylist()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -53,17 +52,35 @@ def bits(group: Group) -> pa.Array | None:
     return group.data.column("unchanged") if group.unchanged else None
 
 
-def is_op(group: Group, *ops: Op) -> pa.Array:
-    """True for the changes of these kinds."""
-    op = group.meta("op")
-    return reduce(pc.or_, (pc.equal(op, pa.scalar(int(one), pa.uint8())) for one in ops))
-
-
 def only(group: Group) -> Op | None:
     """The kind of all the group's changes, or None where there are several; the usual batch has one."""
     bounds = pc.min_max(group.meta("op"))
     low, high = bounds["min"].as_py(), bounds["max"].as_py()
     return Op(low) if low == high else None
+
+
+def having_new(group: Group) -> pa.Array | None:
+    """True for the changes that have a new row; None: all have one."""
+    some = pc.invert(group.is_op(Op.DELETE, Op.TRUNCATE))
+    return None if some.true_count == len(group) else some
+
+
+def for_reading(group: Group, some: pa.Array | None, columns: Columns) -> Group:
+    """The changes that a mask selects (None: all), for who reads of their new rows nothing but `columns`: to
+    copy all of them would cost more than most that is computed."""
+    if some is None:
+        return group
+    nothing = pa.nulls(some.true_count, pa.string())
+    new = [column.filter(some) if i in columns else nothing for i, column in enumerate(new_columns(group))]
+    came, bitmaps = has_old(group), bits(group)
+    return assembled(
+        group.relation,
+        [column.filter(some) for column in metas(group)],
+        new,
+        has_old=None if came is None else came.filter(some),
+        old={i: column.filter(some) for i, column in old_columns(group).items()},
+        unchanged=None if bitmaps is None else bitmaps.filter(some),
+    )
 
 
 def filled(count: int, value: object, kind: pa.DataType) -> pa.Array:

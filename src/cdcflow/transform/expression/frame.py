@@ -93,7 +93,7 @@ class Frame:
             return pa.nulls(self.count, pa.string())
         old = group.old_values(column)
         # The server sends no old key where the key stayed (manual, 54.9, "Update").
-        stayed = pc.equal(group.meta("op"), int(Op.UPDATE))
+        stayed = group.is_op(Op.UPDATE)
         if old is None:
             return pc.if_else(stayed, group.new(column), pa.scalar(None, pa.string()))
         stayed = pc.and_(stayed, pc.invert(group.data.column("has_old")))
@@ -106,8 +106,7 @@ class Frame:
         if row == "old" or self.before:
             if column in group.relation.key:
                 return None
-            op = group.meta("op")
-            had = pc.or_(pc.equal(op, int(Op.UPDATE)), pc.equal(op, int(Op.DELETE)))
+            had = group.is_op(Op.UPDATE, Op.DELETE)
             return had if pc.any(had, min_count=0).as_py() else None
         unsent = group.unchanged_mask(column)
         if unsent is None or group.old_values(column) is None:

@@ -21,7 +21,6 @@ from cdcflow.transform.rows import (
     assembled,
     filled,
     has_old,
-    is_op,
     joined,
     metas,
     new_columns,
@@ -61,7 +60,7 @@ class _Collapse:
 def collapsed(group: Group, run: Run) -> Sequence[Group]:
     """The group with one change per row; changes of rows whose key changed are left as they are."""
     emptied: list[Group] = []
-    truncates = pc.indices_nonzero(is_op(group, Op.TRUNCATE))
+    truncates = pc.indices_nonzero(group.is_op(Op.TRUNCATE))
     if len(truncates):
         last = truncates[-1].as_py()
         place = pa.array(range(len(group)), pa.int64())
@@ -85,7 +84,7 @@ def collapsed(group: Group, run: Run) -> Sequence[Group]:
 
 def key_after(group: Group) -> list[pa.Array]:
     """Each key column after the change; before it, for a delete."""
-    deleted = is_op(group, Op.DELETE)
+    deleted = group.is_op(Op.DELETE)
     old = old_columns(group)
     return [
         pc.if_else(deleted, old[i], group.new(i)) if i in old else group.new(i) for i in group.relation.key
@@ -102,7 +101,7 @@ def _linked(group: Group, keys: Sequence[pa.Array]) -> pa.Array | None:
     differs = reduce(
         pc.or_, (pc.fill_null(pc.not_equal(a, b), True) for a, b in zip(before, keys, strict=True))
     )
-    changed = pc.and_(pc.and_(is_op(group, Op.UPDATE), came), differs)
+    changed = pc.and_(pc.and_(group.is_op(Op.UPDATE), came), differs)
     if not pc.any(changed).as_py():
         return None
     touched = set(_tuples([key.filter(changed) for key in keys]))
@@ -119,8 +118,8 @@ def _last_states(group: Group, keys: Sequence[pa.Array], run: Run) -> Group:
     numbers = pa.array(range(count), pa.int64())
     names = [f"k{i}" for i in range(len(keys))]
     nowhere = pa.scalar(None, pa.int64())
-    born = is_op(group, Op.INSERT, Op.READ)
-    deleted = is_op(group, Op.DELETE)
+    born = group.is_op(Op.INSERT, Op.READ)
+    deleted = group.is_op(Op.DELETE)
     columns = dict(zip(names, keys, strict=True)) | {
         "row": numbers,
         "born": pc.if_else(born, numbers, nowhere),

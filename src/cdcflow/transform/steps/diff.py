@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from cdcflow.model import Group, Op, Relation
 from cdcflow.transform.options import Names, Plain, places_of
-from cdcflow.transform.rows import has_old, is_op, old_columns
+from cdcflow.transform.rows import has_old, old_columns
 from cdcflow.transform.step import Bound, Noted, Run, StepContext, StepError, StepPlugin
 
 
@@ -38,7 +38,7 @@ class _Diff:
 
         def apply(group: Group, run: Run) -> list[Group]:
             came = has_old(group)
-            updated = is_op(group, Op.UPDATE)
+            updated = group.is_op(Op.UPDATE)
             # Postgres sends no old key with an update that leaves the key alone (manual, 54.9, "Update").
             same = (
                 updated if came is None else pc.and_(updated, pc.or_(pc.invert(came), _same(group, watched)))

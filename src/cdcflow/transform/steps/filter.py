@@ -20,8 +20,9 @@ from cdcflow.transform.rows import (
     assembled,
     bits,
     filled,
+    for_reading,
     has_old,
-    is_op,
+    having_new,
     metas,
     new_columns,
     old_columns,
@@ -64,12 +65,13 @@ class _Asked:
 
     def __init__(self, condition: Expression) -> None:
         self._condition = condition
+        self._reads = inputs(condition)
         self._read = frozenset(column for row, column in condition.inputs if row == "new")
 
     def ask(self, group: Group, run: Run, *, of: pa.Array | None = None) -> tuple[Group, pa.Array | None]:
         """The group without what is refused, and where the condition is true; null outside of `of`. None:
         something was refused, and the question is open."""
-        part = group if of is None else group.take(of)
+        part = for_reading(group, of, self._reads)
         frame = Frame(part)
         wrong: dict[int, str] = {}
         answer = None
@@ -94,7 +96,7 @@ class _Changes(_Asked):
 
     def __call__(self, group: Group, run: Run) -> list[Group]:
         while len(group):
-            truncated = is_op(group, Op.TRUNCATE)
+            truncated = group.is_op(Op.TRUNCATE)
             some = pc.invert(truncated) if pc.any(truncated).as_py() else None
             group, answer = self.ask(group, run, of=some)
             if answer is None:
@@ -120,10 +122,7 @@ class _Rows(_Asked):
             kind = only(group)
             if kind is Op.TRUNCATE:
                 return [group]
-            some = None
-            if kind is None or kind is Op.DELETE:
-                some = pc.invert(is_op(group, Op.DELETE, Op.TRUNCATE))
-            group, after = self.ask(group, run, of=some)
+            group, after = self.ask(group, run, of=having_new(group))
             if after is None:
                 continue
             if kind in (Op.INSERT, Op.READ):
@@ -139,10 +138,10 @@ class _Rows(_Asked):
         before = self._before(group, run) if self._known_before else None
         if before is None and self._known_before:
             return None
-        updated, deleted = is_op(group, Op.UPDATE), is_op(group, Op.DELETE)
+        updated, deleted = group.is_op(Op.UPDATE), group.is_op(Op.DELETE)
         matches = pc.fill_null(after, False)
-        fresh = pc.and_(matches, is_op(group, Op.INSERT, Op.READ))
-        truncated = is_op(group, Op.TRUNCATE)
+        fresh = pc.and_(matches, group.is_op(Op.INSERT, Op.READ))
+        truncated = group.is_op(Op.TRUNCATE)
         if before is None:
             # An update of a row that is not there is an insert to whoever keeps rows, and a delete nothing.
             stays = pc.and_(updated, matches)
@@ -176,7 +175,7 @@ class _Rows(_Asked):
         try:
             return pc.fill_null(self._condition.predicate(frame), False)
         except EvaluationError as error:
-            asked = is_op(group, Op.UPDATE, Op.DELETE).to_pylist()
+            asked = group.is_op(Op.UPDATE, Op.DELETE).to_pylist()
             wrong = {row: reason for row, reason in error.rows.items() if asked[row]}
             if wrong:
                 run.refuse_rows(
@@ -187,8 +186,8 @@ class _Rows(_Asked):
                     },
                 )
                 return None
-            part = is_op(group, Op.UPDATE, Op.DELETE)
-            some = Frame(group.take(part), before=True)
+            part = group.is_op(Op.UPDATE, Op.DELETE)
+            some = Frame(for_reading(group, part, self._reads), before=True)
             return pc.fill_null(scattered(self._condition.predicate(some), part), False)
 
     def _note(self, group: Group, keep: pa.Array, leaves: pa.Array, deleted: pa.Array, run: Run) -> None:

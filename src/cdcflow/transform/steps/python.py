@@ -23,7 +23,7 @@ from cdcflow.transform.derive import Made, derived, passed
 from cdcflow.transform.options import ColumnName, StepOptions
 from cdcflow.transform.python.host import Failed, Function, Host
 from cdcflow.transform.python.modules import imported, within
-from cdcflow.transform.rows import assembled, has_old, is_op, joined, metas, new_columns, old_columns, packed
+from cdcflow.transform.rows import assembled, has_old, joined, metas, new_columns, old_columns, packed
 from cdcflow.transform.step import Bound, Noted, Run, StepContext, StepError, StepPlugin
 from cdcflow.transform.steps.typenames import column_type
 from cdcflow.types.json import Json
@@ -165,7 +165,7 @@ class _Calls:
         self._columns = [(column.name, _kind(column)) for column in relation.columns]
 
     def __call__(self, group: Group, run: Run) -> Sequence[Group]:
-        truncated = is_op(group, Op.TRUNCATE)
+        truncated = group.is_op(Op.TRUNCATE)
         if pc.any(truncated).as_py():
             rest = group.take(pc.invert(truncated))
             emptied = self._widened(group.take(truncated))

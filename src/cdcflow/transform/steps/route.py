@@ -14,7 +14,7 @@ from cdcflow.model.relation import ROUTED
 from cdcflow.transform.computing import Computed, about_change, bound_expression, check, inputs
 from cdcflow.transform.expression import Expression, Frame
 from cdcflow.transform.options import StepOptions
-from cdcflow.transform.rows import assembled, has_old, is_op, metas, new_columns, old_columns
+from cdcflow.transform.rows import assembled, has_old, metas, new_columns, old_columns
 from cdcflow.transform.step import Bound, Noted, Run, StepContext, StepError, StepPlugin, Way
 
 _NOWHERE = "the expression of its destination gives NULL or an empty name"
@@ -120,7 +120,7 @@ class _Routed:
         self._relations: dict[tuple[str | None, ...], Relation] = {}
 
     def __call__(self, group: Group, run: Run) -> Sequence[Group]:
-        truncated = is_op(group, Op.TRUNCATE)
+        truncated = group.is_op(Op.TRUNCATE)
         if pc.any(truncated).as_py():
             group = run.refuse(group, truncated, _EVERYWHERE)
         if not len(group):
