@@ -251,6 +251,7 @@ class Coordinator:
             # Nobody else looks at what is wished meanwhile.
             return self._board.stopping or self._requests.get(task.request.name).request.wish != "run"
 
+        after, refused = "whole", None
         try:
             where = task.request.where
             done = copy_whole(
@@ -260,27 +261,24 @@ class Coordinator:
                 task.error = ""
                 self._board.set(task, "ending")
                 self._board.arrive(Turn(task, "end"))
-            with self._board.lock:
-                # The stream goes on behind the last row only.
-                while self._board.arrivals and not self._board.stopping:
-                    self._board.lock.wait(TICK)
-            if not done:
-                self._board.set(task, "whole")
         except Rewritten:
-            self._board.set(task, "waiting")  # and looked up anew
+            after = "waiting"  # and looked up anew
         except SourceUnavailable as error:
             task.error = str(error)
-            self._board.set(task, "whole")
             raise
         except SourceError as error:
-            self._board.fail(task, f"{task.table}: {error}", error.hint)
-        except BaseException:
-            self._board.set(task, "whole")
-            raise
+            refused = error
         finally:
             with self._board.lock:
+                # The stream goes on behind the last row only, also where no more of them come.
+                while self._board.arrivals and not self._board.stopping:
+                    self._board.lock.wait(TICK)
+                if task.state == "copying":
+                    task.state = after
                 self._board.halt_at, self._board.frozen = 0, False
             self._board.wake()
+        if refused is not None:
+            self._board.fail(task, f"{task.table}: {refused}", refused.hint)
 
     def _advance(self, task: Task) -> None:
         if task.state == "seeding":
@@ -294,9 +292,13 @@ class Coordinator:
                     task.state = "read"
             if finished:
                 self._board.arrive(Turn(task, "read"))
-        elif task.state == "rereading" and not task.changed.again and not task.claimed:
-            self._board.set(task, "ending")
-            self._board.arrive(Turn(task, "end"))
+        elif task.state == "rereading":
+            with self._board.lock:
+                finished = not task.changed.again and not task.claimed
+                if finished:
+                    task.state = "ending"
+            if finished:
+                self._board.arrive(Turn(task, "end"))
 
     def _note(self, task: Task) -> None:
         """Says in the journal that the backfill is still there, where nothing else has for long."""
