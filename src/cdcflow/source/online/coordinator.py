@@ -309,17 +309,20 @@ class Coordinator:
 
     def _begin(self, task: Task) -> None:
         """Looks a table up, and has its begin journaled, or goes on with one that has begun."""
-        found = self._tables.lookup(task)
-        if found is None:
+        before = task.relation
+        if self._tables.lookup(task) is None:
             return
         task.noted, task.error = time.monotonic(), ""
         if task.whole:
             task.state = "whole"
-        elif task.began_at >= 0:
-            task.state = "begun"
-        else:
+        elif task.began_at < 0:
             task.state = "beginning"
             self._board.arrive(Turn(task, "begin"))
+        elif task.rekeyed(before):
+            task.state = "beginning"
+            self._board.arrive(Turn(task, "anew"))
+        else:
+            task.state = "begun"
 
     def _seed(self, task: Task) -> None:
         """Measures the table, and looks at what the journal holds from before the stream's changes were kept:
@@ -338,11 +341,16 @@ class Coordinator:
 
     def _replan(self, task: Task) -> None:
         """The table has other files: all of these must be read."""
+        before = task.relation
         if self._tables.lookup(task) is None:
             return
         if task.whole:
             # It had a key when it was begun. What has been read of it goes with the TRUNCATE of the whole.
             self._board.set(task, "whole")
+            return
+        if task.rekeyed(before):
+            self._board.set(task, "beginning")
+            self._board.arrive(Turn(task, "anew"))
             return
         self._tables.plan(task)
         if task.state != "failed":
