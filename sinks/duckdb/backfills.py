@@ -80,8 +80,8 @@ class Backfills:
         self._connection.execute(f"DROP TABLE IF EXISTS {backfill.seen}")
         if target.key and not target.relation.full:
             log.warning(
-                "the key of %s was altered: the backfill %s takes away no rows of it that are not at the source;"
-                " start it again for that",
+                "the key of %s was altered: the backfill %s takes no rows of it away that are not at the"
+                " source; start it again for that",
                 target.relation.qualified,
                 backfill.name,
             )

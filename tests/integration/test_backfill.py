@@ -368,24 +368,41 @@ def test_a_table_that_is_altered_mid_way_is_read_in_its_new_shape(
     assert shapes == sorted(shapes, key=shapes.index)  # the old shape never comes behind the new one
 
 
-@pytest.mark.parametrize("halt", [True, False])
+@pytest.mark.parametrize(("halt", "where"), [(True, ""), (False, ""), (True, "v > 0")])
 def test_a_table_that_loses_its_key_mid_way_is_read_as_a_whole_or_not_at_all(
-    postgres: Database, tmp_path: Path, requests: Requests, halt: bool
+    postgres: Database, tmp_path: Path, requests: Requests, halt: bool, where: str
 ) -> None:
-    """Rows of a table with REPLICA IDENTITY FULL cannot replace others: they would come twice."""
+    """Rows of a table with REPLICA IDENTITY FULL cannot replace others: they would come twice. Nor can some
+    of them be read alone, since its destinations empty it before."""
     journal = tmp_path / "journal"
-    with mid_way(postgres, tmp_path, requests, halt=halt) as request:
+    with mid_way(postgres, tmp_path, requests, halt=halt, where=where) as request:
         postgres.execute("ALTER TABLE t REPLICA IDENTITY FULL")
         postgres.execute("UPDATE t SET v = v + 1 WHERE id < 100")
         over = ended(requests, request)
-    if not halt:
+    if where or not halt:
         assert over.state == "failed"
         assert "no key" in over.outcomes["public.t"].error
+        assert not any(c.op is Op.TRUNCATE for c in changes(journal))
         return
     assert over.state == "done"
     found = changes(journal)
     last = max(i for i, c in enumerate(found) if c.op is Op.TRUNCATE)
     assert sum(c.op is Op.READ for c in found[last:]) == 15_000
+
+
+def test_a_table_that_leaves_the_publication_with_its_schema_fails(
+    postgres: Database, tmp_path: Path, requests: Requests
+) -> None:
+    """What changes from now on would not come."""
+    with mid_way(postgres, tmp_path, requests) as request:
+        name = sql.Identifier(postgres.publication)
+        postgres.execute(sql.SQL("ALTER PUBLICATION {} SET TABLES IN SCHEMA public").format(name))
+        so_far = journal_offset(tmp_path / "journal")
+        eventually(lambda: journal_offset(tmp_path / "journal") > so_far + 5_000, timeout=MINUTE)
+        postgres.execute(sql.SQL("ALTER PUBLICATION {} DROP TABLES IN SCHEMA public").format(name))
+        over = ended(requests, request)
+    assert over.state == "failed"
+    assert "is not in the publication" in over.outcomes["public.t"].error
 
 
 def test_a_table_that_another_one_takes_the_name_of_is_read_on_under_its_new_name(

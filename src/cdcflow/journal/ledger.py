@@ -17,8 +17,8 @@ REMEMBERED = 256
 #: A row's key as Postgres text, one per key column.
 Key = tuple[str, ...]
 
-#: `begun`: nothing of it counts as read, whatever was before; `read`: every row was read once, and what is left
-#: are those of `again`.
+#: `begun`: nothing of it counts as read, whatever was before; `read`: every row was read once, and what is
+#: left are those of `again`.
 Phase = Literal["", "begun", "read", "over", "cancelled"]
 
 

@@ -156,8 +156,8 @@ class Changed:
         return mask if pc.any(mask).as_py() else None
 
     def owe(self, keys: pa.Array) -> None:
-        """Rows that the stream knows better do not come. They must come again where what it knows of them came
-        before a repair began, at whose end the rows go that did not come."""
+        """Rows that the stream knows better do not come. They must come again where what it knows of them
+        came before a repair began, at whose end the rows go that did not come."""
         if self._early:
             owed = keys.filter(pc.is_in(keys, value_set=pa.concat_arrays(self._early), skip_nulls=True))
             for key in owed.to_pylist():

@@ -149,7 +149,9 @@ def test_a_chunk_that_is_read_again_comes_before_its_table_counts_as_read() -> N
     would be missed by nobody."""
     board = Board(readers=2, ledger=Ledger(), wake=lambda: None)
     placing = Placing(board, 0)
-    task = Task(Request("r", ("public.goods",)), "public.goods", "read", GOODS.oid, plan=Plan({"p": 1}, {}, 1))
+    task = Task(
+        Request("r", ("public.goods",)), "public.goods", "read", GOODS.oid, plan=Plan({"p": 1}, {}, 1)
+    )
     assert task.plan is not None
     claim = task.plan.claim()
     assert claim is not None
@@ -168,7 +170,9 @@ def test_a_chunk_that_is_read_again_comes_before_its_table_counts_as_read() -> N
 def test_a_failed_one_does_not_go_on_by_what_was_under_way() -> None:
     board = Board(readers=2, ledger=Ledger(), wake=lambda: None)
     placing = Placing(board, 0)
-    task = Task(Request("r", ("public.goods",)), "public.goods", "read", GOODS.oid, plan=Plan({"p": 1}, {}, 1))
+    task = Task(
+        Request("r", ("public.goods",)), "public.goods", "read", GOODS.oid, plan=Plan({"p": 1}, {}, 1)
+    )
     for what in ("watch", "read", "end"):
         board.arrive(Turn(task, what))
     board.arrive(Seed(task, ()))
@@ -229,7 +233,9 @@ def test_a_chunk_of_an_older_shape_does_not_come_behind_one_of_a_newer_shape() -
     """Also where the stream has not shown the newer one: to a warehouse, the last shape is the table's."""
     board = Board(readers=2, ledger=Ledger(), wake=lambda: None)
     placing = Placing(board, 0)
-    task = Task(Request("r", ("public.goods",)), "public.goods", "reading", GOODS.oid, plan=Plan({"p": 9}, {}, 1))
+    task = Task(
+        Request("r", ("public.goods",)), "public.goods", "reading", GOODS.oid, plan=Plan({"p": 9}, {}, 1)
+    )
     assert task.plan is not None
     claims = [task.plan.claim(), task.plan.claim()]
     grown = make_relation("goods", ("id", "version", "more"))

@@ -253,10 +253,7 @@ class Coordinator:
 
         after, refused = "whole", None
         try:
-            where = task.request.where
-            done = copy_whole(
-                self._dsn, self._publication, self._slot, task.oid, where, halt, begin, put, stopping
-            )
+            done = copy_whole(self._dsn, self._publication, self._slot, task.oid, halt, begin, put, stopping)
             if done:
                 task.error = ""
                 self._board.set(task, "ending")
