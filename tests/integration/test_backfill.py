@@ -22,6 +22,7 @@ from cdcflow.journal import Packed, Reader, contents, verify
 from cdcflow.model import UNCHANGED, Batch, Change, Group, Op
 from cdcflow.source import monitor, published, whole
 from cdcflow.source.copying import copy_out
+from cdcflow.source.online import readers
 from cdcflow.source.published import PublishedTable
 from cdcflow.source.requests import Kept, Request, Requests, Wish
 from cdcflow.source.wanted import look
@@ -100,6 +101,29 @@ def test_rows_that_were_there_come_between_the_changes_of_the_stream(
     assert not list(verify(tmp_path / "journal"))
     with Reader(tmp_path / "journal") as reader:
         assert reader.head().offset == 5003
+
+
+def test_readers_without_work_end_and_come_again(
+    newest_postgres: Database, tmp_path: Path, requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres = newest_postgres
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    postgres.execute("INSERT INTO t SELECT generate_series(1, 500)")
+    publish(postgres, "t")
+    monkeypatch.setattr(readers, "IDLE_SECONDS", 0.2)
+
+    def there() -> int:
+        found = 0
+        for child in psutil.Process().children():
+            with suppress(psutil.Error):  # it has just ended
+                found += "cdcflow.source.reading" in child.cmdline()
+        return found
+
+    with backfilling(postgres, tmp_path, requests):
+        for number in (1, 2):
+            assert ended(requests, requests.add(Request("", ("public.t",)))).state == "done"
+            assert len(reads(tmp_path / "journal")) == number * 500
+            eventually(lambda: there() == 0, timeout=MINUTE, what="the end of the readers")
 
 
 @contextmanager
@@ -366,6 +390,37 @@ def test_a_table_that_is_altered_mid_way_is_read_in_its_new_shape(
     shapes = [c.relation.names for c in changes(journal) if c.relation.name == "t"]
     assert len(set(shapes)) <= 2
     assert shapes == sorted(shapes, key=shapes.index)  # the old shape never comes behind the new one
+
+
+@pytest.mark.parametrize("how", ["", " CONCURRENTLY"])
+def test_a_partition_that_is_detached_mid_way_is_no_part_of_the_table_any_more(
+    newest_postgres: Database, tmp_path: Path, requests: Requests, how: str
+) -> None:
+    postgres = newest_postgres
+    postgres.execute("CREATE TABLE t (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)")
+    postgres.execute("CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (100000)")
+    postgres.execute("CREATE TABLE t2 PARTITION OF t FOR VALUES FROM (100000) TO (200000)")
+    postgres.execute("INSERT INTO t SELECT g, 'x' FROM generate_series(1, 30000) g")
+    postgres.execute("INSERT INTO t VALUES (100001, 'y')")
+    postgres.execute(
+        sql.SQL("CREATE PUBLICATION {} FOR TABLE t WITH (publish_via_partition_root)").format(
+            sql.Identifier(postgres.publication)
+        )
+    )
+    make_slot(postgres)
+    journal = tmp_path / "journal"
+    with backfilling(postgres, tmp_path, requests):
+        request = requests.add(Request("", ("public.t",), rate=10_000))
+        eventually(lambda: journal_offset(journal) > 2, timeout=MINUTE)
+        with postgres.connect(autocommit=True) as connection:
+            connection.execute(f"ALTER TABLE t DETACH PARTITION t2{how}".encode())
+        postgres.execute("ALTER TABLE t2 DROP CONSTRAINT IF EXISTS t2_id_check")
+        postgres.execute("INSERT INTO t2 VALUES (1, 'of its own')")
+        assert ended(requests, request).state == "done"
+    held = rows(changes(journal), "t")
+    assert {key: row["v"] for key, row in held.items() if key != "100001"} == {
+        str(key): "x" for key in range(1, 30_001)
+    }
 
 
 @pytest.mark.parametrize(("halt", "where"), [(True, ""), (False, ""), (True, "v > 0")])

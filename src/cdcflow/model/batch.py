@@ -251,10 +251,9 @@ class Batch:
 def _shift_index(data: pa.RecordBatch, by: int) -> pa.RecordBatch:
     if by == 0:
         return data
-    index = data.column(0).cast(pa.int64())
-    return data.set_column(
-        0, data.schema.field(0), pc.add(index, pa.scalar(by, pa.int64())).cast(pa.uint32())
-    )
+    shift = pc.add if by > 0 else pc.subtract
+    index = shift(data.column(0), pa.scalar(abs(by), pa.uint32()))
+    return data.set_column(0, data.schema.field(0), index)
 
 
 def concat(batches: Sequence[Batch]) -> Batch:

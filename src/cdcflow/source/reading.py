@@ -259,6 +259,8 @@ class Reading:
         [found] = _rows(pgconn, _BEGIN + statement.as_bytes(self._connection))
         if table.file is not None and int(found[3] or 0) != table.file:
             raise Rewritten(f"{table.qualified} was rewritten")
+        if found[5] != "t":
+            raise Rewritten(f"{table.qualified} was detached")
         return found
 
     @staticmethod

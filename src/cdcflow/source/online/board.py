@@ -25,6 +25,11 @@ LIVE_SECONDS = 1.0
 WAITING = 2
 
 
+#: States in which readers are needed, or will be in a moment: they take a third of a second to start.
+_SOON_READ = frozenset(
+    ("waiting", "beginning", "begun", "watching", "seeding", "seeded", "lookup", "reading", "rereading")
+)
+
 _PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -105,6 +110,12 @@ class Board:
         self.outdated = False
         #: A defect of ours that has ended one of the threads.
         self.defect: Exception | None = None
+
+    @property
+    def soon_read(self) -> bool:
+        """Whether readers have work, or will have it soon."""
+        with self.lock:
+            return any(task.state in _SOON_READ for task in self.tasks.values())
 
     def wait_to_read(self, reader: int) -> float:
         """Seconds until another chunk may be this reader's to read.

@@ -23,8 +23,6 @@ log = logging.getLogger(__name__)
 
 #: Tables that are read at the same time: one waits for the stream while others are read.
 AT_ONCE = 4
-#: States from which on readers are needed, or will be in a moment: they take a third of a second to start.
-_SOON_READ = ("begun", "watching", "seeding", "seeded", "lookup", "reading", "rereading")
 #: The journal is kept from the last word of a backfill on, so a waiting one says that it is still there.
 NOTE_EVERY = 30.0
 
@@ -99,6 +97,8 @@ class Coordinator:
                 continue
             for table in kept.request.tables:
                 self._follow(kept, table)
+        if self._board.soon_read:
+            self._pool.start()  # they import while the tables are looked up
         running = 0
         for task in list(self._board.tasks.values()):
             if self._board.stopping:
@@ -111,8 +111,6 @@ class Coordinator:
             self._note(task)
         self._copy_wholes()
         self._tables.nudge()
-        if any(task.state in _SOON_READ for task in self._board.tasks.values()):
-            self._pool.start()
 
     def _carry_on(self, task: Task, *, room: bool) -> None:
         if task.state == "waiting":

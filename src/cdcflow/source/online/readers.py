@@ -26,6 +26,9 @@ KEYS_AT_ONCE = 500
 #: A chunk of a backfill with a limit holds at most what may come in this many seconds.
 RATE_SECONDS = 0.25
 
+#: Seconds without work after which a reader ends: idle, it would keep some 80 MB.
+IDLE_SECONDS = 30.0
+
 #: Of the pipe through which a reader hands over its chunks: what Linux gives to anybody.
 PIPE_BYTES = 1 << 20
 
@@ -91,24 +94,26 @@ def _widen(pipe: IO[bytes]) -> None:
 
 
 class Readers:
-    """As many as the board allows, from `start` on."""
+    """As many as the board allows, from `start` on and while there is work for them."""
 
     def __init__(self, board: Board, dsn: str, publication: str) -> None:
         self._board = board
         self._dsn = dsn
         self._publication = publication
         self._processes: dict[int, Process] = {}
-        self._threads: list[threading.Thread] = []
+        self._threads: dict[int, threading.Thread] = {}
         #: Per request with a limit, when its next chunk may be read.
         self._next: dict[str, float] = {}
 
     def start(self) -> None:
-        while len(self._threads) < self._board.readers:
-            thread = threading.Thread(
-                target=self._read, args=(len(self._threads),), name="backfill reader", daemon=True
-            )
-            self._threads.append(thread)
-            thread.start()
+        for reader in range(self._board.readers):
+            known = self._threads.get(reader)
+            if known is None or not known.is_alive():
+                thread = threading.Thread(
+                    target=self._read, args=(reader,), name="backfill reader", daemon=True
+                )
+                self._threads[reader] = thread
+                thread.start()
 
     def end(self) -> None:
         """Kills the processes; for a board that is `stopping`."""
@@ -118,7 +123,7 @@ class Readers:
             process.end()
 
     def join(self, seconds: float) -> None:
-        for thread in self._threads:
+        for thread in self._threads.values():
             thread.join(seconds)
 
     @property
@@ -201,13 +206,18 @@ class Readers:
         return {"table": task.parts[claim.part], "low": claim.low, "high": claim.high, "rows": limit}
 
     def _claim(self, reader: int) -> _Job | None:
-        """The next piece of work, once there is some; None at the end."""
+        """The next piece of work, once there is some; None at the end, or where none is to be expected."""
         with self._board.lock:
+            idle_since = time.monotonic()
             while not self._board.stopping:
                 found = self._claim_now(reader)
                 if found is not None:
                     return found
                 self._board.bounds.pop(reader, None)
+                if self._board.soon_read:
+                    idle_since = time.monotonic()
+                elif time.monotonic() - idle_since > IDLE_SECONDS:
+                    return None
                 self._board.lock.wait(min(self._board.wait_to_read(reader) or TICK, TICK))
         return None
 
