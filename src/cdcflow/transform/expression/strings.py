@@ -27,6 +27,8 @@ from cdcflow.transform.expression.sqltype import INT4, TEXT, SqlType
 #: A text is at most 1 GB, of at most four bytes per character (memutils.h, MaxAllocSize).
 _LONGEST = 2**28 - 2
 _TOO_LONG = "requested length too large"
+#: Trimming takes a pointer for each byte, and has no more memory than that (oracle_compat.c, dotrim).
+_LONGEST_TRIMMED = (2**30 - 1) // 8
 
 
 def _array(kernel: Callable[[Any], pa.Array]) -> Variant:
@@ -147,28 +149,36 @@ def _repeat(text: str, count: int) -> str:
 
 
 def _trim(kernel: Callable[..., pa.Array], by_value: Callable[[str, str], str]) -> dict[str, Variant]:
+    def trimmed(rows: Rows, values: Datum, characters: str) -> Datum:
+        lengths = pc.binary_length(as_array(values, rows.count))
+        if (pc.max(lengths).as_py() or 0) > _LONGEST_TRIMMED:
+            rows.fail_where(pc.fill_null(pc.greater(lengths, _LONGEST_TRIMMED), False), _TOO_LONG)
+        return kernel(values, characters=characters)
+
     def bind(_value: Bound, characters: Bound) -> Kernel:
         if characters.constant is None or not constant_value(characters):
             return row_kernel(by_value, [TEXT, TEXT], TEXT)
         wanted = constant_value(characters)
-        return lambda rows, values, _characters: kernel(as_array(values, rows.count), characters=wanted)
+        return lambda rows, values, _characters: trimmed(rows, as_array(values, rows.count), wanted)
 
     return {
-        "text": Variant(lambda _rows, values: kernel(values, characters=" ")),
+        "text": Variant(lambda rows, values: trimmed(rows, values, " ")),
         "text,text": Variant(bind=bind),
     }
 
 
-def _strip(text: str, characters: str) -> str:
-    return text.strip(characters) if characters else text
+def _stripped(strip: Callable[[str, str], str]) -> Callable[[str, str], str]:
+    """Of a text and the characters, the text without them as `strip` does it."""
 
+    def by_value(text: str, characters: str) -> str:
+        if not characters:
+            return text
+        # At most four bytes are one character.
+        if len(text) > _LONGEST_TRIMMED // 4 and len(text.encode()) > _LONGEST_TRIMMED:
+            raise Fails(_TOO_LONG)
+        return strip(text, characters)
 
-def _lstrip(text: str, characters: str) -> str:
-    return text.lstrip(characters) if characters else text
-
-
-def _rstrip(text: str, characters: str) -> str:
-    return text.rstrip(characters) if characters else text
+    return by_value
 
 
 # --- changing ----------------------------------------------------------------------------------------------
@@ -398,16 +408,19 @@ SUPPORTED: tuple[Supported, ...] = (
         "btrim",
         "without spaces, or given characters, at both ends; `trim(…)`",
         "trim(name)",
-        _trim(pc.utf8_trim, _strip),
+        _trim(pc.utf8_trim, _stripped(str.strip)),
     ),
     Supported(
         "ltrim",
         "without them at the beginning; `trim(leading …)`",
         "ltrim(code, '0')",
-        _trim(pc.utf8_ltrim, _lstrip),
+        _trim(pc.utf8_ltrim, _stripped(str.lstrip)),
     ),
     Supported(
-        "rtrim", "without them at the end; `trim(trailing …)`", "rtrim(name)", _trim(pc.utf8_rtrim, _rstrip)
+        "rtrim",
+        "without them at the end; `trim(trailing …)`",
+        "rtrim(name)",
+        _trim(pc.utf8_rtrim, _stripped(str.rstrip)),
     ),
     Supported(
         "lpad",

@@ -8,7 +8,7 @@ import pytest
 from cdcflow.errors import EvaluationError, ExpressionError
 from cdcflow.model import MESSAGES, UNCHANGED, Batch, Column, Group
 from cdcflow.testing.batches import make_batch, make_relation
-from cdcflow.transform.expression import Expression, Frame, Scope, compile, compile_predicate
+from cdcflow.transform.expression import Expression, Frame, Scope, compile, compile_predicate, strings
 
 ORDERS = make_relation(
     "orders",
@@ -262,6 +262,17 @@ def test_nothing_is_evaluated_over_no_rows() -> None:
 
 def test_padding_with_nothing_is_no_padding_however_long() -> None:
     assert values("rpad(status, 2147483647, '')", orders({"status": "x"})) == ["x"]
+
+
+@pytest.mark.parametrize("text", ["trim(status)", "ltrim(status, 'x')", "rtrim(status, new.op)"])
+def test_a_text_that_the_server_has_no_memory_to_trim_fails(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(strings, "_LONGEST_TRIMMED", 8)
+    rows = orders({"status": "\u00e4" * 4, "op": "y"}, {"status": "\u00e4" * 4 + "a", "op": "y"}, {})
+    with pytest.raises(EvaluationError) as error:
+        values(text, rows)
+    assert error.value.rows == {1: "requested length too large"}
 
 
 def test_a_null_that_the_planner_cannot_know_does_not_hide_an_error() -> None:
