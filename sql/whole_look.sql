@@ -16,5 +16,9 @@ FROM (
     FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
     WHERE p.pubname = %(publication)s
     UNION ALL
+    SELECT 's' || s.oid || ':' || s.xmin
+    FROM pg_publication_namespace s JOIN pg_publication p ON p.oid = s.pnpubid
+    WHERE p.pubname = %(publication)s
+    UNION ALL
     SELECT 'p' || oid || ':' || xmin FROM pg_publication WHERE pubname = %(publication)s
 ) entries (entry)

@@ -1,17 +1,21 @@
 """The backfills that are under way for a flow, in the warehouse's own file: what they mean for its tables.
 
 While one is, an update may leave a value unchanged in a row that is not here yet; the row comes whole later.
-One that replaces keeps the keys of all rows that come, read or changed, and at its end the others go. Every
-step is part of the transaction of the rows around it.
+One that replaces keeps the keys of all rows that come, read or changed, and at its end the others go; none
+where another key has come into use meanwhile, or none at all: then a TRUNCATE has taken them away. Every step
+is part of the transaction of the rows around it.
 """
 
+import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cdcflow.model import Mark
 from cdcflow_sinks.duckdb import statements
 from cdcflow_sinks.duckdb.target import Target
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,24 +56,49 @@ class Backfills:
                 values = [self._flow, mark.oid, mark.backfill, seen]
                 self._connection.execute(statements.INSERT_BACKFILL.format(table=self._table), values)
 
-    def prepare(self, seen: str, target: Target) -> None:
-        """Makes the table of kept keys, once the shape of the key is known."""
-        columns = ", ".join(f"k{i} {kind}" for i, (_, kind) in enumerate(target.key))
+    def kept(self, under_way: list[Backfill], target: Target) -> list[str]:
+        """The tables that keep the keys of the target's rows, of those backfills of it that replace. Those
+        whose kept keys are not this target's do not replace any more."""
+        for i, one in enumerate(under_way):
+            if one.seen is not None and not self._fits(one.seen, target):
+                self._give_up(one, target)
+                under_way[i] = replace(one, seen=None)
+        return [one.seen for one in under_way if one.seen is not None]
+
+    def _fits(self, seen: str, target: Target) -> bool:
+        """Whether these keys are the target's; makes their table, once the shape of the key is known."""
+        if target.relation.full or not target.key:
+            return False
+        columns = ", ".join(f"{statements.quote(name)} {kind}" for name, kind in target.key)
         self._connection.execute(f"CREATE TABLE IF NOT EXISTS {seen} ({columns})")
+        found = self._connection.execute(f"SELECT * FROM {seen} LIMIT 0").description  # noqa: S608
+        return [column[0] for column in found] == [name for name, _ in target.key]
+
+    def _give_up(self, backfill: Backfill, target: Target) -> None:
+        query = statements.KEEP_NO_KEYS.format(table=self._table)
+        self._connection.execute(query, [self._flow, backfill.oid, backfill.name])
+        self._connection.execute(f"DROP TABLE IF EXISTS {backfill.seen}")
+        if target.key and not target.relation.full:
+            log.warning(
+                "the key of %s was altered: the backfill %s takes no rows of it away that are not at the"
+                " source; start it again for that",
+                target.relation.qualified,
+                backfill.name,
+            )
 
     def end(self, marks: Iterable[Mark], targets: Iterable[Target]) -> None:
         """Takes in the marks of a batch behind its rows."""
         known = {target.relation.oid: target for target in targets}
-        under_way = {(oid, one.name) for oid, some in self.open().items() for one in some}
+        under_way = {(oid, one.name): one for oid, some in self.open().items() for one in some}
         for mark in marks:
             # One whose beginning was skipped has not seen every row that is to stay.
-            if mark.phase == "begin" or (mark.oid, mark.backfill) not in under_way:
+            one = under_way.get((mark.oid, mark.backfill))
+            if mark.phase == "begin" or one is None:
                 continue
             target = known.get(mark.oid)
-            if mark.phase == "end" and mark.replace and target is not None and target.relation.key:
-                seen = self._seen(mark)
-                self.prepare(seen, target)
-                self._connection.execute(statements.delete_others(target.table, seen, target.key))
+            if mark.phase == "end" and target is not None:
+                for seen in self.kept([one], target):
+                    self._connection.execute(statements.delete_others(target.table, seen, target.key))
             self._forget(mark)
 
     def forget_all(self) -> None:

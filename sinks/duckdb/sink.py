@@ -286,9 +286,7 @@ class DuckDBSink:
                     target = self._target(group.relation)
                     assert target is not None
                 of_it = under_way.get(group.relation.oid, [])
-                seen = [backfill.seen for backfill in of_it if backfill.seen is not None]
-                for table in seen:
-                    backfills.prepare(table, target)
+                seen = backfills.kept(of_it, target)
                 index = group.meta("index")
                 for row, reason in self._apply(target, group, seen).items():
                     place = start + index[row].as_py()
@@ -308,7 +306,8 @@ class DuckDBSink:
         refused: dict[int, str] = {}
         changed = False
         with self._file.writing, self._transaction():
-            under_way = self._backfills().open()
+            backfills = self._backfills()
+            under_way = backfills.open()
             for group in generations(self._redelivered().new(batch, offsets)):
                 target, made = self._present(group.relation)
                 changed |= made
@@ -320,9 +319,7 @@ class DuckDBSink:
                     refused |= dict.fromkeys(index.to_pylist(), reason)
                     continue
                 of_it = under_way.get(group.relation.oid, [])
-                seen = [backfill.seen for backfill in of_it if backfill.seen is not None]
-                for table in seen:
-                    self._backfills().prepare(table, target)
+                seen = backfills.kept(of_it, target)
                 for row, reason in self._apply(target, now, seen).items():
                     refused[index[row].as_py()] = reason
             if refused:

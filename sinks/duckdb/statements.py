@@ -114,6 +114,8 @@ OPEN_BACKFILLS = "SELECT oid, backfill, seen FROM {table} WHERE flow = ?"
 
 INSERT_BACKFILL = "INSERT INTO {table} VALUES (?, ?, ?, ?)"
 
+KEEP_NO_KEYS = "UPDATE {table} SET seen = NULL WHERE flow = ? AND oid = ? AND backfill = ?"
+
 DELETE_BACKFILLS = "DELETE FROM {table} WHERE flow = ?"
 
 DELETE_BACKFILL = "DELETE FROM {table} WHERE flow = ? AND oid = ? AND backfill = ?"
@@ -249,7 +251,7 @@ def keep_keys(seen: str, places: Sequence[int]) -> str:
 
 def delete_others(table: str, seen: str, key: Sequence[tuple[str, str]]) -> str:
     """Deletes the rows whose key was not kept."""
-    same = " AND ".join(f"t.{quote(name)} = s.k{i}" for i, (name, _) in enumerate(key))
+    same = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name, _ in key)
     return f"DELETE FROM {table} AS t WHERE NOT EXISTS (SELECT 1 FROM {seen} AS s WHERE {same})"  # noqa: S608
 
 

@@ -423,24 +423,80 @@ def test_a_partition_that_is_detached_mid_way_is_no_part_of_the_table_any_more(
     }
 
 
-@pytest.mark.parametrize("halt", [True, False])
+@pytest.mark.parametrize(("halt", "where"), [(True, ""), (False, ""), (True, "v > 0")])
 def test_a_table_that_loses_its_key_mid_way_is_read_as_a_whole_or_not_at_all(
-    postgres: Database, tmp_path: Path, requests: Requests, halt: bool
+    postgres: Database, tmp_path: Path, requests: Requests, halt: bool, where: str
 ) -> None:
-    """Rows of a table with REPLICA IDENTITY FULL cannot replace others: they would come twice."""
+    """Rows of a table with REPLICA IDENTITY FULL cannot replace others: they would come twice. Nor can some
+    of them be read alone, since its destinations empty it before."""
     journal = tmp_path / "journal"
-    with mid_way(postgres, tmp_path, requests, halt=halt) as request:
+    with mid_way(postgres, tmp_path, requests, halt=halt, where=where) as request:
         postgres.execute("ALTER TABLE t REPLICA IDENTITY FULL")
         postgres.execute("UPDATE t SET v = v + 1 WHERE id < 100")
         over = ended(requests, request)
-    if not halt:
+    if where or not halt:
         assert over.state == "failed"
         assert "no key" in over.outcomes["public.t"].error
+        assert not any(c.op is Op.TRUNCATE for c in changes(journal))
         return
     assert over.state == "done"
     found = changes(journal)
     last = max(i for i, c in enumerate(found) if c.op is Op.TRUNCATE)
     assert sum(c.op is Op.READ for c in found[last:]) == 15_000
+
+
+def test_a_table_that_leaves_the_publication_with_its_schema_fails(
+    postgres: Database, tmp_path: Path, requests: Requests
+) -> None:
+    """What changes from now on would not come."""
+    with mid_way(postgres, tmp_path, requests) as request:
+        name = sql.Identifier(postgres.publication)
+        postgres.execute(sql.SQL("ALTER PUBLICATION {} SET TABLES IN SCHEMA public").format(name))
+        so_far = journal_offset(tmp_path / "journal")
+        eventually(lambda: journal_offset(tmp_path / "journal") > so_far + 5_000, timeout=MINUTE)
+        postgres.execute(sql.SQL("ALTER PUBLICATION {} DROP TABLES IN SCHEMA public").format(name))
+        over = ended(requests, request)
+    assert over.state == "failed"
+    assert "is not in the publication" in over.outcomes["public.t"].error
+
+
+def test_a_table_that_another_one_takes_the_name_of_is_read_on_under_its_new_name(
+    postgres: Database, tmp_path: Path, requests: Requests
+) -> None:
+    """As a migration does it that copies a table and swaps the two."""
+    journal = tmp_path / "journal"
+    with mid_way(postgres, tmp_path, requests) as request:
+        postgres.execute(
+            "ALTER TABLE t RENAME TO u; CREATE TABLE t (id int PRIMARY KEY, v int);"
+            "INSERT INTO t SELECT -g, g FROM generate_series(1, 15000) g"
+        )
+        assert ended(requests, request).state == "done"
+    found = reads(journal, "t") + reads(journal, "u")
+    assert {int(str((change.new or {})["id"])) for change in found} == set(range(1, 15_001))
+
+
+@pytest.mark.parametrize("key", ["id, n", "n"])
+def test_a_table_whose_key_is_altered_mid_way_is_read_anew(
+    postgres: Database, tmp_path: Path, requests: Requests, key: str
+) -> None:
+    """Rows that are to be read again, since an update has left their large values out, are known by the key
+    that they had."""
+    postgres.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL UNIQUE, v int, big text);"
+        "ALTER TABLE t ALTER big SET STORAGE EXTERNAL;"
+        "INSERT INTO t SELECT g, 100000 + g, 0, repeat('x', 2500) FROM generate_series(1, 6000) g"
+    )
+    publish(postgres, "t")
+    journal = tmp_path / "journal"
+    with backfilling(postgres, tmp_path, requests):
+        request = requests.add(Request("", ("public.t",), rate=4_000))
+        eventually(lambda: journal_offset(journal) > 2, timeout=MINUTE)
+        postgres.execute("UPDATE t SET v = 1 WHERE id > 4000")
+        postgres.execute(f"ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY ({key})")
+        assert ended(requests, request).state == "done"
+    held = rows(changes(journal), "t")
+    assert len(held) == 6_000
+    assert all(len(str(row["big"])) == 2_500 for row in held.values())
 
 
 def test_what_would_fail_is_found_out_beforehand(postgres: Database, tmp_path: Path) -> None:

@@ -185,9 +185,9 @@ def test_a_table_without_a_key_is_read_once_its_cost_is_accepted(open_shop: Shop
     assert "nothing tells the rows of public.keyless apart" in said
     assert "while all other changes wait" in said
     assert "hint: say --halt where that is bearable" in said
-    for options in (["--rate", "10"], ["--columns", "v"]):
+    for options in (["--rate", "10"], ["--columns", "v"], ["--where", "v = '1'"]):
         said = shop.refused(WRONG, "start", "public.keyless", "--halt", *options)
-        assert "is read as a whole, without --columns and --rate" in said
+        assert "is read as a whole, without --where, --columns and --rate" in said
         assert "hint:" in said
     done = shop.command("backfill", "start", "public.keyless", "--halt", "--wait")
     assert done.exit_code == 0

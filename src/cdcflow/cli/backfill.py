@@ -93,7 +93,7 @@ def start(
     wanted = look(config.source.dsn.get_secret_value(), config.source.publication, request)
     require_taken(config, request.flows, [table.relation for table in wanted])
     for table in wanted:
-        _tell_cost(table, halt=halt, columns=names, rate=rate)
+        _tell_cost(table, halt=halt, where=where, columns=names, rate=rate)
         rows = f"about {table.rows:,} rows, " if table.rows >= 0 else ""
         output.say(f"{table.table}: {rows}{output.size(table.nbytes)}")
     asked = {"do": "start", "request": asdict(request)}
@@ -113,7 +113,9 @@ def start(
 _COPY_ROWS, _COPY_BYTES = 50_000, 20_000_000
 
 
-def _tell_cost(table: "Wanted", *, halt: bool, columns: Sequence[str], rate: float | None) -> None:
+def _tell_cost(
+    table: "Wanted", *, halt: bool, where: str, columns: Sequence[str], rate: float | None
+) -> None:
     """What a table without a key costs, before anything happens. Raises ConfigurationError."""
     if table.keyed:
         return
@@ -124,9 +126,9 @@ def _tell_cost(table: "Wanted", *, halt: bool, columns: Sequence[str], rate: flo
     )
     if not halt:
         raise ConfigurationError(cost, hint="say --halt where that is bearable, or give the table a key")
-    if columns or rate is not None:
+    if where or columns or rate is not None:
         raise ConfigurationError(
-            f"{table.table} is read as a whole, without --columns and --rate", hint="leave them out"
+            f"{table.table} is read as a whole, without --where, --columns and --rate", hint="leave them out"
         )
     output.warn(cost)
 

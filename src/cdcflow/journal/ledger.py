@@ -17,7 +17,8 @@ REMEMBERED = 256
 #: A row's key as Postgres text, one per key column.
 Key = tuple[str, ...]
 
-#: `read`: every row was read once; what is left are those of `again`.
+#: `begun`: nothing of it counts as read, whatever was before; `read`: every row was read once, and what is
+#: left are those of `again`.
 Phase = Literal["", "begun", "read", "over", "cancelled"]
 
 
@@ -175,6 +176,8 @@ class Ledger:
             while len(self.ended) > REMEMBERED:
                 del self.ended[next(iter(self.ended))]
             return
+        if step.phase == "begun":
+            self.open[step.work] = Work()
         work = self.open.setdefault(step.work, Work())
         work.offset = offset
         work.read = work.read or step.phase == "read"

@@ -166,7 +166,7 @@ class Reading:
         table = Table(**{**job["table"], "columns": tuple(job["table"]["columns"])})
         self.connect()
         if "keys" in job:
-            condition = self._keys_condition(table, [tuple(key) for key in job["keys"]])
+            condition = self._keys_condition(table, job["key"], [tuple(key) for key in job["keys"]])
             return self._chunk(table, condition, limit=None)
         low, high = job["low"], job["high"]
         first = FIRST_PAGES if job["rows"] is None else 1
@@ -224,9 +224,10 @@ class Reading:
             query = _copy_statement(table, known, condition)
             batch, size = self._copy(pgconn, query.as_bytes(connection), known.read, now, limit)
             standby = look[2] == "t"
-            # COPY has locked the table; before, the snapshot may have been older than the files.
-            check = b"" if table.file is None else self._file_query(table) + b"; "
-            pgconn.send_query(check + (b"COMMIT" if standby else b"COMMIT; " + MARK))
+            # COPY has locked the table; before, the snapshot may have been older than the files, and the name
+            # another table's: what has it by now is what COPY has read.
+            check = self._check_query(table).as_bytes(connection)
+            pgconn.send_query(check + (b"; COMMIT" if standby else b"; COMMIT; " + MARK))
             # The mark waits for the server's disk: time in which the rows are packed.
             group = None if batch is None else _whole(batch.groups[0], known.published.relation)
             answer = {
@@ -240,6 +241,8 @@ class Reading:
             first = _results(pgconn)[0]
             if table.file is not None and int(first.get_value(0, 0) or 0) != table.file:
                 raise Rewritten(f"{table.qualified} was rewritten")
+            if int(first.get_value(0, 1) or 0) != table.leaf:
+                raise Rewritten(f"{table.qualified} has another name")
         except BaseException:
             with contextlib.suppress(psycopg.Error):
                 if pgconn.transaction_status != pq.TransactionStatus.IDLE:
@@ -261,8 +264,10 @@ class Reading:
         return found
 
     @staticmethod
-    def _file_query(table: Table) -> bytes:
-        return f"SELECT pg_relation_filenode({table.leaf}::oid::regclass)".encode()
+    def _check_query(table: Table) -> sql.Composed:
+        return sql.SQL("SELECT pg_relation_filenode({}::oid::regclass), to_regclass({})::oid").format(
+            sql.Literal(table.leaf), sql.Literal(sql.Identifier(table.schema, table.name).as_string())
+        )
 
     def _lookup(self, table: Table, signature: str | None, lsn: int) -> _Known:
         """The table as the chunk's snapshot, of the position `lsn`, sees it."""
@@ -277,8 +282,9 @@ class Reading:
             self._known[name] = known
         return known
 
-    def _keys_condition(self, table: Table, keys: Sequence[Key]) -> sql.Composable:
-        """Rows by key. Values are cast to the columns' own types, so that an index is used."""
+    def _keys_condition(self, table: Table, names: Sequence[str], keys: Sequence[Key]) -> sql.Composable:
+        """Rows by the columns of their key. Values are cast to the columns' own types, so that an index is
+        used."""
         known = self._known.get((table.root, table.leaf, table.columns))
         assert self._connection is not None
         if known is None:
@@ -288,11 +294,12 @@ class Reading:
             relation = found[0].relation
         else:
             relation = known.published.relation
-        names = [relation.names[i] for i in relation.key]
+        if names != [relation.names[i] for i in relation.key]:
+            raise Rewritten(f"the key of {table.qualified} was altered")
         rows = self._connection.execute(
             "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
             " WHERE attrelid = %s AND attname = ANY (%s)",
-            (table.root, names),
+            (table.root, list(names)),
         ).fetchall()
         types = dict(rows)
         if set(types) != set(names):

@@ -55,6 +55,10 @@ class Snapshot:
         running = pa.array([xid % _CIRCLE for xid in self.running], pa.uint32())
         return pc.or_(later, pc.is_in(xids, value_set=running))
 
+    def behind(self, other: "Snapshot") -> bool:
+        """Whether it was taken later, and something was committed in between."""
+        return (self.xmax, -len(self.running)) > (other.xmax, -len(other.running))
+
 
 def key_texts(columns: Iterable[pa.Array]) -> pa.Array:
     """One text per row that tells its key; null where a part of it is null."""
@@ -100,14 +104,18 @@ class Changed:
     fresh: dict[str, None] = field(default_factory=dict)
     _entries: list[tuple[pa.Array, pa.Array]] = field(default_factory=list)
     _truncates: list[int] = field(default_factory=list)
+    #: Keys of changes that a repair does not know, since they came before it began.
+    _early: list[pa.Array] = field(default_factory=list)
     #: Whether chunks are under way: before, and after, only incomplete rows matter.
     collecting: bool = True
 
-    def see(self, group: Group) -> None:
-        """Takes in changes of the stream."""
+    def see(self, group: Group, *, early: bool = False) -> None:
+        """Takes in changes of the stream; `early` ones may be from before a repair began."""
         if pc.any(group.is_op(Op.TRUNCATE)).as_py():
             self._truncates += group.meta("xid").filter(group.is_op(Op.TRUNCATE)).unique().to_pylist()
         after = new_keys(group)
+        if early:
+            self._early.append(after)
         before = None
         if group.old:
             before = key_texts([group.old_values(column) for column in group.relation.key])
@@ -147,6 +155,15 @@ class Changed:
         mask = pc.is_in(keys, value_set=pa.concat_arrays(unseen), skip_nulls=True)
         return mask if pc.any(mask).as_py() else None
 
+    def owe(self, keys: pa.Array) -> None:
+        """Rows that the stream knows better do not come. They must come again where what it knows of them
+        came before a repair began, at whose end the rows go that did not come."""
+        if self._early:
+            owed = keys.filter(pc.is_in(keys, value_set=pa.concat_arrays(self._early), skip_nulls=True))
+            for key in owed.to_pylist():
+                if key not in self.again:
+                    self.again[key] = self.fresh[key] = None
+
     def settle(self, keys: pa.Array) -> list[str]:
         """Forgets rows that have come whole; gives those that were to be read again."""
         if not self.again:
@@ -182,9 +199,11 @@ class Changed:
             if any(pc.any(s.unseen(pa.array([xid], pa.uint32()))).as_py() for s in snapshots)
         ]
 
-    def forget_all(self) -> None:
-        self._entries.clear()
-        self._truncates.clear()
+    def start_anew(self) -> None:
+        """No row counts as read any more."""
+        self.again.clear()
+        self.fresh.clear()
+        self.complete = False
 
     @property
     def waiting(self) -> int:

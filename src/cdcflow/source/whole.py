@@ -37,7 +37,6 @@ def copy_whole(
     publication: str,
     slot: str,
     oid: int,
-    where: str,
     halt: Callable[[int], None],
     begin: Callable[[Relation], None],
     put: Callable[[Packed, int], None],
@@ -66,13 +65,11 @@ def copy_whole(
             table = found[0]
             _lock(connection, dsn, publication, table.relation)
             begin(table.relation)
-            conditions = [f"({condition})" for condition in (table.row_filter,) if condition]
-            conditions += [f"(\n{condition}\n)" for condition in (where,) if condition]
             query = sql.SQL("COPY (SELECT {} FROM {}{}{}) TO STDOUT").format(
                 sql.SQL(", ").join(map(sql.Identifier, table.relation.names)),
                 sql.SQL("" if table.partitioned else "ONLY "),
                 sql.Identifier(table.relation.schema, table.relation.name),
-                sql.SQL(f" WHERE {' AND '.join(conditions)}" if conditions else ""),
+                sql.SQL(f" WHERE {table.row_filter}" if table.row_filter else ""),
             )
             for packed, size in _frames(connection, query, table.relation):
                 put(packed, size)

@@ -1,11 +1,12 @@
 """Where chunks of a backfill stand in the journal, and which of their rows the stream knows better."""
 
 import time
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 
-from cdcflow.journal import Chunk, Ledger, pack
+from cdcflow.journal import Chunk, Ledger, Step, Work, pack
 from cdcflow.model import ORIGIN, Batch, Mark, Position, mark_batch
 from cdcflow.source.appender import Marked
 from cdcflow.source.online import board as board_module
@@ -13,6 +14,7 @@ from cdcflow.source.online.board import Board, Read, Seed, Turn
 from cdcflow.source.online.placing import Placing, Unseen
 from cdcflow.source.online.readers import Readers
 from cdcflow.source.online.task import Task
+from cdcflow.source.plan import Plan
 from cdcflow.source.requests import Request
 from cdcflow.source.visible import Changed, Snapshot
 from cdcflow.testing.batches import make_batch, make_relation
@@ -140,3 +142,126 @@ def test_a_chunk_of_a_table_that_is_read_as_a_whole_by_now_has_no_place() -> Non
     board.arrive(chunk_of(task, 0, Snapshot(60, 60), ["1", "2"]))
     assert placing.place(200, ORIGIN) is None
     assert not board.arrivals
+
+
+def test_a_chunk_that_is_read_again_comes_before_its_table_counts_as_read() -> None:
+    """It takes its place behind the word that every row was read: its rows, or their absence after a crash,
+    would be missed by nobody."""
+    board = Board(readers=2, ledger=Ledger(), wake=lambda: None)
+    placing = Placing(board, 0)
+    task = Task(
+        Request("r", ("public.goods",)), "public.goods", "read", GOODS.oid, plan=Plan({"p": 1}, {}, 1)
+    )
+    assert task.plan is not None
+    claim = task.plan.claim()
+    assert claim is not None
+    board.arrive(Turn(task, "read"))
+    board.arrive(replace(chunk_of(task, 0, Snapshot(60, 60), ["1", "2"]), claim=claim))
+    task.plan.delivered(claim)
+    chunk = placing.place(200, ORIGIN)
+    assert isinstance(chunk, Chunk)
+    assert task.state == "reading"
+    board.arrive(Turn(task, "read"))
+    read = placing.place(200, chunk.last)
+    assert isinstance(read, Marked)
+    assert (read.step.phase, task.state) == ("read", "rereading")
+
+
+def test_a_failed_one_does_not_go_on_by_what_was_under_way() -> None:
+    board = Board(readers=2, ledger=Ledger(), wake=lambda: None)
+    placing = Placing(board, 0)
+    task = Task(
+        Request("r", ("public.goods",)), "public.goods", "read", GOODS.oid, plan=Plan({"p": 1}, {}, 1)
+    )
+    for what in ("watch", "read", "end"):
+        board.arrive(Turn(task, what))
+    board.arrive(Seed(task, ()))
+    board.fail(task, "no privilege")
+    assert placing.place(200, ORIGIN) is None
+    assert not board.arrivals
+    assert task.state == "failed"
+
+
+def test_a_copy_that_broke_off_before_its_begin_was_journaled_is_tried_again() -> None:
+    board = Board(readers=2, ledger=Ledger(), wake=lambda: None)
+    placing = Placing(board, 0)
+    task = Task(Request("r", ("public.goods",)), "public.goods", "whole", GOODS.oid, whole=True)
+    board.arrive(Turn(task, "begin"))
+    assert placing.place(200, ORIGIN) is not None
+    assert task.state == "whole"
+
+
+def test_what_is_read_as_a_whole_needs_nothing_of_what_was_known_before() -> None:
+    """The rows that were to come again come with it, and those that were read before are taken away by it:
+    should it break off, and the table have its key again, all must be read anew."""
+    ledger = Ledger()
+    task = Task(Request("r", ("public.goods",), halt=True), "public.goods", "copying", GOODS.oid, whole=True)
+    task.relation, task.began_at = GOODS, 1
+    ledger.take(Step(task.work, "begun"), 1)
+    ledger.take(Step(task.work, part="1:1", span=(0, 100), rows=7, again=(("7",),)), 8)
+    ledger.take(Step(task.work, "read"), 8)
+    board = Board(readers=2, ledger=Ledger.from_state(ledger.to_state()), wake=lambda: None)
+    placing = Placing(board, 8)
+    placing.watch(task)
+    task.changed.again, task.changed.complete = {"7": None}, True
+    board.arrive(Turn(task, "empty"))
+    emptied = placing.place(200, ORIGIN)
+    assert isinstance(emptied, Marked)
+    assert emptied.batch is not None
+    ledger.take(emptied.step, 9)
+    assert ledger.open == {task.work: Work(offset=9)}
+    assert task.work not in board.ledger.open
+    assert not task.changed.complete
+    board.set(task, "ending")
+    board.arrive(Turn(task, "end"))
+    assert placing.place(200, emptied.batch.last) is not None
+    assert task.final == "done"
+
+
+def test_a_chunk_that_nobody_wants_does_not_wait_for_its_place() -> None:
+    """The stream, which stands while a table is copied as a whole, may not come to it for as long."""
+    board = Board(readers=2, ledger=Ledger(), wake=lambda: None)
+    placing = Placing(board, 0)
+    task = Task(Request("r", ("public.goods",)), "public.goods", "failed", GOODS.oid)
+    board.arrive(chunk_of(task, 0, Snapshot(60, 60), ["1", "2"]))
+    assert placing.wants(90)
+    assert placing.place(90, ORIGIN) is None
+    assert not board.arrivals
+
+
+def test_a_chunk_of_an_older_shape_does_not_come_behind_one_of_a_newer_shape() -> None:
+    """Also where the stream has not shown the newer one: to a warehouse, the last shape is the table's."""
+    board = Board(readers=2, ledger=Ledger(), wake=lambda: None)
+    placing = Placing(board, 0)
+    task = Task(
+        Request("r", ("public.goods",)), "public.goods", "reading", GOODS.oid, plan=Plan({"p": 9}, {}, 1)
+    )
+    assert task.plan is not None
+    claims = [task.plan.claim(), task.plan.claim()]
+    grown = make_relation("goods", ("id", "version", "more"))
+    rows = pack(make_batch(grown, [("read", {"id": "1", "version": "new", "more": "7"}, None)]).groups[0])
+    newer = Read(task, 0, Snapshot(60, 62, frozenset([60])), 100, rows, pa.array(["1"]), claims[0], 10)
+    board.arrive(newer)
+    for older in (Snapshot(60, 61, frozenset([60])), Snapshot(60, 62, frozenset([60, 61]))):
+        board.arrive(chunk_of(task, 1, older, ["2"]))
+    first = placing.place(200, ORIGIN)
+    assert isinstance(first, Chunk)
+    assert placing.place(200, first.last) is None
+    assert not board.arrivals
+
+
+def test_a_repair_has_the_rows_come_that_only_changes_from_before_it_have() -> None:
+    """A commit is decoded before sessions see it, for seconds under synchronous replication. The change came
+    before the repair began, and the chunk's row is older: without either its end would take the row away."""
+    board = Board(readers=2, ledger=Ledger(), wake=lambda: None)
+    placing = Placing(board, 100)
+    for repairs, again in ((False, []), (True, ["7"])):
+        task = Task(Request("r", ("public.goods",), replace=repairs), "public.goods", "seeded", GOODS.oid)
+        task.changed = Changed(collecting=True)
+        board.arrive(Seed(task, (update(50, "7").groups[0], update(40, "8").groups[0])))
+        board.arrive(chunk_of(task, 0, Snapshot(50, 60, frozenset([50])), ["6", "7", "8"]))
+        chunk = placing.place(200, ORIGIN)
+        assert isinstance(chunk, Chunk)
+        assert chunk.dropped == (1,)
+        assert list(task.changed.again) == again
+        assert list(chunk.step.again) == [(key,) for key in again]

@@ -249,36 +249,31 @@ class Coordinator:
             # Nobody else looks at what is wished meanwhile.
             return self._board.stopping or self._requests.get(task.request.name).request.wish != "run"
 
+        after, refused = "whole", None
         try:
-            where = task.request.where
-            done = copy_whole(
-                self._dsn, self._publication, self._slot, task.oid, where, halt, begin, put, stopping
-            )
+            done = copy_whole(self._dsn, self._publication, self._slot, task.oid, halt, begin, put, stopping)
             if done:
                 task.error = ""
                 self._board.set(task, "ending")
                 self._board.arrive(Turn(task, "end"))
-            with self._board.lock:
-                # The stream goes on behind the last row only.
-                while self._board.arrivals and not self._board.stopping:
-                    self._board.lock.wait(TICK)
-            if not done:
-                self._board.set(task, "whole")
         except Rewritten:
-            self._board.set(task, "waiting")  # and looked up anew
+            after = "waiting"  # and looked up anew
         except SourceUnavailable as error:
             task.error = str(error)
-            self._board.set(task, "whole")
             raise
         except SourceError as error:
-            self._board.fail(task, f"{task.table}: {error}", error.hint)
-        except BaseException:
-            self._board.set(task, "whole")
-            raise
+            refused = error
         finally:
             with self._board.lock:
+                # The stream goes on behind the last row only, also where no more of them come.
+                while self._board.arrivals and not self._board.stopping:
+                    self._board.lock.wait(TICK)
+                if task.state == "copying":
+                    task.state = after
                 self._board.halt_at, self._board.frozen = 0, False
             self._board.wake()
+        if refused is not None:
+            self._board.fail(task, f"{task.table}: {refused}", refused.hint)
 
     def _advance(self, task: Task) -> None:
         if task.state == "seeding":
@@ -292,9 +287,13 @@ class Coordinator:
                     task.state = "read"
             if finished:
                 self._board.arrive(Turn(task, "read"))
-        elif task.state == "rereading" and not task.changed.again and not task.claimed:
-            self._board.set(task, "ending")
-            self._board.arrive(Turn(task, "end"))
+        elif task.state == "rereading":
+            with self._board.lock:
+                finished = not task.changed.again and not task.claimed
+                if finished:
+                    task.state = "ending"
+            if finished:
+                self._board.arrive(Turn(task, "end"))
 
     def _note(self, task: Task) -> None:
         """Says in the journal that the backfill is still there, where nothing else has for long."""
@@ -305,17 +304,20 @@ class Coordinator:
 
     def _begin(self, task: Task) -> None:
         """Looks a table up, and has its begin journaled, or goes on with one that has begun."""
-        found = self._tables.lookup(task)
-        if found is None:
+        before = task.relation
+        if self._tables.lookup(task) is None:
             return
         task.noted, task.error = time.monotonic(), ""
         if task.whole:
             task.state = "whole"
-        elif task.began_at >= 0:
-            task.state = "begun"
-        else:
+        elif task.began_at < 0:
             task.state = "beginning"
             self._board.arrive(Turn(task, "begin"))
+        elif task.rekeyed(before):
+            task.state = "beginning"
+            self._board.arrive(Turn(task, "anew"))
+        else:
+            task.state = "begun"
 
     def _seed(self, task: Task) -> None:
         """Measures the table, and looks at what the journal holds from before the stream's changes were kept:
@@ -334,11 +336,16 @@ class Coordinator:
 
     def _replan(self, task: Task) -> None:
         """The table has other files: all of these must be read."""
+        before = task.relation
         if self._tables.lookup(task) is None:
             return
         if task.whole:
             # It had a key when it was begun. What has been read of it goes with the TRUNCATE of the whole.
             self._board.set(task, "whole")
+            return
+        if task.rekeyed(before):
+            self._board.set(task, "beginning")
+            self._board.arrive(Turn(task, "anew"))
             return
         self._tables.plan(task)
         if task.state != "failed":

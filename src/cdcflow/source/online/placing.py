@@ -24,6 +24,9 @@ from cdcflow.source.whole import emptied
 #: is known: those of the transactions that were just committed, one per session of the server at most.
 SEED = 50_000
 
+#: What a failed backfill still has to do with its turns.
+_OF_FAILED = ("begin", "note", "cancel")
+
 #: Under light load batches are small: so many are remembered before they are joined.
 _BATCHES = 1_000
 
@@ -67,6 +70,8 @@ class Placing:
         self._watched: dict[int, list[Task]] = {}
         #: Per table: the generation that the stream has shown last, and in which transaction.
         self._shapes: dict[int, tuple[Relation, int]] = {}
+        #: Per table: the generation that a chunk has shown last, and its snapshot.
+        self._read: dict[int, tuple[Relation, Snapshot]] = {}
         self._unseen = Unseen()
         #: Offset from which on it knows them.
         self._since = tail
@@ -85,7 +90,7 @@ class Placing:
             first = self._board.arrivals[0]
         except IndexError:
             return False
-        return not isinstance(first, Read) or first.lsn <= reached
+        return not isinstance(first, Read) or first.lsn <= reached or _unwanted(first.task)
 
     def see(self, batch: Batch) -> None:
         """What the stream brings, in order."""
@@ -117,11 +122,14 @@ class Placing:
                 return None
             if isinstance(arrival, Seed):
                 self._board.pop()
-                if arrival.task.state == "ended":
+                if arrival.task.state in ("ended", "failed"):
                     continue
                 for group in arrival.groups:
-                    arrival.task.changed.see(group)
+                    arrival.task.changed.see(group, early=arrival.task.request.replace)
                 self._board.set(arrival.task, "reading" if not arrival.task.changed.complete else "rereading")
+                continue
+            if isinstance(arrival, Read) and _unwanted(arrival.task):
+                self._board.pop()
                 continue
             if self._board.standing and self._board.halt_at > 1:
                 reached = self._board.halt_at
@@ -150,8 +158,6 @@ class Placing:
             bounds = list(self._board.bounds.values())
             # Also those whose readers have found nothing more to read: theirs may be older ones.
             bounds += [other.snapshot for other in self._board.arrivals if isinstance(other, Read)]
-        if task.whole or task.state in ("failed", "ended", "ending"):
-            return None
         if read.packed is not None and self._is_old(task, read):
             with self._board.lock:
                 task.claimed.difference_update(read.wanted)
@@ -164,6 +170,7 @@ class Placing:
         keys = read.keys
         if stale is not None:
             dropped = tuple(pc.indices_nonzero(stale).to_pylist())
+            changed.owe(keys.filter(stale))
             keys = keys.filter(pc.invert(stale))
         settled = changed.settle(keys)
         if read.wanted:
@@ -193,6 +200,7 @@ class Placing:
         task.noted = time.monotonic()
         if read.packed is None or not rows:
             return Marked(step, committed=reached)
+        self._read[task.oid] = (read.packed.relation, read.snapshot)
         return Chunk(read.packed, dropped, at, reached, step, task.request.flows)
 
     def _placed_whole(self, whole: Whole, at: Position, reached: int) -> Chunk:
@@ -206,23 +214,27 @@ class Placing:
         return Chunk(packed, (), at, reached, step, task.request.flows)
 
     def _is_old(self, task: Task, read: Read) -> bool:
-        """Whether the stream has shown a shape of the table that the chunk's snapshot had not seen."""
-        shape = self._shapes.get(task.oid)
+        """Whether the stream, or a later chunk, has shown a shape of the table that the chunk's snapshot had
+        not seen."""
         assert read.packed is not None
-        if shape is None or shape[0].columns == read.packed.relation.columns:
-            return False
-        return bool(read.snapshot.unseen(pa.array([shape[1]], pa.uint32()))[0].as_py())
+        relation = read.packed.relation
+        shown, chunk = self._shapes.get(task.oid), self._read.get(task.oid)
+        if chunk is not None and chunk[0].columns != relation.columns and chunk[1].behind(read.snapshot):
+            return True
+        if shown is not None and shown[0].columns != relation.columns:
+            return bool(read.snapshot.unseen(pa.array([shown[1]], pa.uint32()))[0].as_py())
+        return False
 
     def _turn(self, turn: Turn, at: Position, reached: int) -> Marked | None:
         task = turn.task
-        if task.state == "ended":
-            return None  # cancelled meanwhile
+        if task.state == "ended" or (task.state == "failed" and turn.what not in _OF_FAILED):
+            return None  # cancelled, or failed, meanwhile
         if turn.what == "begin":
             self.watch(task)
             marked = self._marked(task, "begin", at, reached, Step(task.work, "begun"))
             task.began_at = self.offset + 1
-            if task.state != "cancelling":
-                self._board.set(task, "copying" if task.whole else "begun")
+            if task.state == "beginning":
+                self._board.set(task, "begun")
             return marked
         if turn.what == "watch":
             task.changed.collecting = True
@@ -237,9 +249,14 @@ class Placing:
             if task.fresh:
                 return None
             batch = emptied(task.relation, at, time.time_ns() // 1000, task.request.flows)
-            return Marked(Step(task.work), replace(batch, committed=reached))
+            return Marked(self._anew(task), replace(batch, committed=reached))
+        if turn.what == "anew":
+            step = self._anew(task)
+            if task.state == "beginning":
+                self._board.set(task, "begun")
+            return Marked(step, committed=reached)
         if turn.what == "read":
-            if task.plan is None or not task.plan.finished:
+            if task.plan is None or not task.plan.finished or self._awaits(task):
                 self._board.set(task, "reading")  # a chunk was given back meanwhile
                 return None
             task.changed.complete = True
@@ -264,6 +281,19 @@ class Placing:
         phase: MarkPhase = "cancel" if cancelled else "end"
         return self._marked(task, phase, at, reached, Step(task.work, "cancelled" if cancelled else "over"))
 
+    def _awaits(self, task: Task) -> bool:
+        """Whether a chunk of it waits for its place."""
+        with self._board.lock:
+            return any(isinstance(other, Read) and other.task is task for other in self._board.arrivals)
+
+    def _anew(self, task: Task) -> Step:
+        """What was read of it does not count any more."""
+        task.changed.start_anew()
+        with self._board.lock:
+            task.rows = task.nbytes = task.chunks = 0
+        self._board.ledger.open.pop(task.work, None)
+        return Step(task.work, "begun")
+
     def _marked(self, task: Task, phase: MarkPhase, at: Position, reached: int, step: Step) -> Marked:
         schema, _, name = task.table.partition(".")
         if task.relation is not None:
@@ -280,6 +310,11 @@ class Placing:
                     task.durable = True
                 self._board.lock.notify_all()
             self._placed = []
+
+
+def _unwanted(task: Task) -> bool:
+    """Whether a chunk of it needs no place any more."""
+    return task.whole or task.state in ("failed", "ended", "ending")
 
 
 def _behind(reached: int, last: Position) -> Position | None:

@@ -16,7 +16,7 @@ from cdcflow.journal import Packed
 from cdcflow.model import Relation
 from cdcflow.source.online.board import RETRY, TICK, Board, Read
 from cdcflow.source.online.tables import part
-from cdcflow.source.online.task import Task
+from cdcflow.source.online.task import Task, key_names
 from cdcflow.source.plan import Claim
 from cdcflow.source.reading import receive, send
 from cdcflow.source.visible import Snapshot, key_of
@@ -197,12 +197,12 @@ class Readers:
         rate = task.request.rate
         limit = None if rate is None else max(int(rate * RATE_SECONDS), 1)
         if claim is None:
-            schema, _, name = task.table.partition(".")
-            if task.relation is not None:
-                schema, name = task.relation.schema, task.relation.name
+            relation = task.relation
+            assert relation is not None
             file = None if task.partitioned else next(iter(task.parts.values()))["file"]
-            table = part(task, task.oid, schema, name, file)
-            return {"table": table, "keys": [list(key_of(key)) for key in keys], "rows": limit}
+            table = part(task, task.oid, relation.schema, relation.name, file)
+            wanted = [list(key_of(key)) for key in keys]
+            return {"table": table, "key": key_names(relation), "keys": wanted, "rows": limit}
         return {"table": task.parts[claim.part], "low": claim.low, "high": claim.high, "rows": limit}
 
     def _claim(self, reader: int) -> _Job | None:

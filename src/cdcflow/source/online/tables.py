@@ -88,6 +88,13 @@ class Tables:
                 "give it a primary key, or REPLICA IDENTITY USING INDEX; or start its backfill with --halt",
             )
             return None
+        if task.whole and task.request.where:
+            self._board.fail(
+                task,
+                f"the table {task.table} has no key any more by which its rows can be told apart",
+                "start it without --where: destinations are emptied before, and would hold no other rows",
+            )
+            return None
         task.oid, task.relation, task.partitioned = oid, table.relation, table.partitioned
         return table
 

@@ -7,7 +7,7 @@ from typing import Any
 from cdcflow.model import Relation
 from cdcflow.source.plan import Plan
 from cdcflow.source.requests import Request
-from cdcflow.source.visible import Changed
+from cdcflow.source.visible import Changed, key_of
 
 
 def work_name(request: str, oid: int, table: str) -> str:
@@ -19,6 +19,10 @@ def request_and_table(work: str) -> tuple[str, str]:
     """The request and the table that a work of the ledger is of."""
     request, _, table = work.split("/", 2)
     return request, table
+
+
+def key_names(relation: Relation) -> list[str]:
+    return [relation.names[i] for i in relation.key]
 
 
 @dataclass
@@ -65,6 +69,15 @@ class Task:
     @property
     def work(self) -> str:
         return work_name(self.request.name, self.oid, self.table)
+
+    def rekeyed(self, before: Relation | None) -> bool:
+        """Whether the table has another key by now, so that the keys of rows that are to be read again, and
+        what sinks know its rows by, are those of another one."""
+        assert self.relation is not None
+        key = key_names(self.relation)
+        if before is not None and not before.full and key != key_names(before):
+            return True
+        return any(len(key_of(text)) != len(key) for text in list(self.changed.again))
 
     def figures(self) -> dict[str, Any]:
         # A second at least: what the first moment alone would promise is no rate.
