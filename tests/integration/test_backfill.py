@@ -24,7 +24,7 @@ from cdcflow.source import monitor, published, whole
 from cdcflow.source.copying import copy_out
 from cdcflow.source.online import readers
 from cdcflow.source.published import PublishedTable
-from cdcflow.source.requests import Kept, Request, Requests, Wish
+from cdcflow.source.requests import Ended, Kept, Request, Requests, Wish
 from cdcflow.source.wanted import look
 from cdcflow.testing.database import Database
 from cdcflow.testing.journals import read_all
@@ -655,6 +655,27 @@ def test_a_table_without_a_key_is_let_go_in_the_middle_of_its_copy(
             assert len(wholly(changes(journal))) == 20_001
 
 
+def test_a_table_without_a_key_that_waits_for_a_transaction_is_let_go(
+    newest_postgres: Database, tmp_path: Path, requests: Requests
+) -> None:
+    """The server makes no snapshot while a transaction of somebody's is open, and the stream stands."""
+    postgres = newest_postgres
+    postgres.execute("CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL")
+    publish(postgres, "t")
+    waits = "SELECT FROM pg_stat_activity WHERE query LIKE 'CREATE_REPL%' AND datname = current_database()"
+    journal = tmp_path / "journal"
+    with backfilling(postgres, tmp_path, requests), postgres.connect() as other:
+        other.execute("BEGIN")
+        other.execute("SELECT pg_current_xact_id()")
+        request = requests.add(Request("", ("public.t",), halt=True))
+        eventually(lambda: postgres.execute(waits + " AND wait_event_type = 'Lock'"), timeout=MINUTE)
+        requests.wish(request.name, "cancel")
+        assert ended(requests, request).state == "cancelled"
+        postgres.execute("INSERT INTO t VALUES (1, 1)")
+        eventually(lambda: ("1", "1") in wholly(changes(journal)), timeout=MINUTE)
+        assert not postgres.execute(waits)
+
+
 def wholly(found: list[Change]) -> list[tuple[Any, ...]]:
     """The rows of a table without a key, after the last time that it was emptied."""
     emptied = max((i for i, c in enumerate(found) if c.op is Op.TRUNCATE), default=-1)
@@ -727,11 +748,16 @@ def test_a_table_that_comes_into_the_publication_is_read_where_that_is_wished(
     postgres.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE later (id int PRIMARY KEY)")
     postgres.execute("INSERT INTO later SELECT generate_series(1, 500)")
     publish(postgres, "t")
+    # Of another time.
+    for state in ("cancelled", "done"):
+        over = requests.add(Request("", ("public.later", "public.t"), wish="cancel"))
+        requests.end(over.name, "public.later", Ended(state))
     with backfilling(postgres, tmp_path, requests, backfill_new_tables=True):
         postgres.execute(
             sql.SQL("ALTER PUBLICATION {} ADD TABLE later").format(sql.Identifier(postgres.publication))
         )
-        [kept] = eventually(requests.all, timeout=MINUTE)
+        kept = eventually(lambda: next(iter(requests.all()[2:]), None), timeout=MINUTE)
+        assert kept is not None
         assert kept.request.tables == ("public.later",)
         assert ended(requests, kept.request).state == "done"
     assert len(reads(tmp_path / "journal", "later")) == 500

@@ -54,18 +54,12 @@ def require_taken(config: Config, flows: Sequence[str], tables: Sequence[Relatio
 def _require_free(requests: Requests, tables: Sequence[str]) -> None:
     """One backfill at a time of a table: two would read the same rows."""
     for kept in requests.all():
-        if kept.state in ("done", "cancelled"):
-            continue
-        same = [table for table in tables if table in kept.request.tables and table not in _over(kept)]
+        same = [table for table in tables if table in kept.open]
         if same:
             raise ConfigurationError(
                 f"a backfill of {same[0]} is {kept.state} already: {kept.request.name}",
                 hint=f"`cdcflow backfill resume {kept.request.name}` or `cancel` it",
             )
-
-
-def _over(kept: Kept) -> set[str]:
-    return {table for table, outcome in kept.outcomes.items() if outcome.state != "failed"}
 
 
 def document(config: Config, figures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

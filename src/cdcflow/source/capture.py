@@ -261,7 +261,7 @@ class Capture:
         if self._settings.backfills is None or not self._settings.backfill_new_tables:
             return
         requests = Requests(self._settings.backfills)
-        asked = {table for kept in requests.all() if kept.state != "done" for table in kept.request.tables}
+        asked = {table for kept in requests.all() for table in kept.open}
         for table in tables:
             if table not in asked:
                 requests.add(Request("", (table,)))

@@ -75,6 +75,12 @@ class Kept:
     outcomes: Mapping[str, Ended] = field(default_factory=dict)
 
     @property
+    def open(self) -> list[str]:
+        """Its tables that are under way, or have failed and may be resumed."""
+        ended = {table for table, outcome in self.outcomes.items() if outcome.state != "failed"}
+        return [table for table in self.request.tables if table not in ended]
+
+    @property
     def state(self) -> str:
         """`running`, `paused`, `done`, `cancelled` or `failed`, as a whole."""
         states = {outcome.state for outcome in self.outcomes.values()}

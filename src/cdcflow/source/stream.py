@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
+import psycopg
 from psycopg import pq
 
 from cdcflow.errors import SourceError, SourceUnavailable
@@ -26,6 +27,9 @@ from cdcflow.source.connection import (
 #: 2000-01-01 in Unix time: replication timestamps are microseconds since then.
 _EPOCH = 946_684_800
 _STATUS = struct.Struct(">cQQQqB")
+
+#: Milliseconds between two looks at whether an answer is still waited for.
+ANSWER_MS = 100
 
 #: Bytes that one `read` collects before it returns: the decoder's working set stays in the cache.
 READ_BYTES = 1 << 20
@@ -176,8 +180,17 @@ class Stream:
             raise SourceUnavailable(f"the connection to the database broke: {_plain(error)}") from error
 
 
-def export_snapshot(dsn: str, *, name: str, hold: Callable[[Snapshot], None]) -> None:
+def export_snapshot(
+    dsn: str,
+    *,
+    name: str,
+    hold: Callable[[Snapshot], None],
+    stopping: Callable[[], bool] = lambda: False,
+) -> None:
     """Makes a temporary slot, whose snapshot stays importable while `hold` runs, and drops it again.
+
+    That takes as long as transactions are open that have written something: `stopping` says whether to wait
+    for them no longer, and `hold` is not called then.
 
     The snapshot shows exactly the transactions whose commit record starts before the consistent point;
     a stream from there brings exactly the others (manual: CREATE_REPLICATION_SLOT, `SNAPSHOT 'export'`).
@@ -187,7 +200,9 @@ def export_snapshot(dsn: str, *, name: str, hold: Callable[[Snapshot], None]) ->
         command = (
             f"CREATE_REPLICATION_SLOT {quote_identifier(name)} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')"
         )
-        result = connection.exec_(command.encode())
+        result = _result(connection, command, stopping)
+        if result is None:
+            return
         if result.status != pq.ExecStatus.TUPLES_OK:
             raise failure(result, "no snapshot can be exported for the backfill")
         point, snapshot = result.get_value(0, 1), result.get_value(0, 2)
@@ -201,6 +216,25 @@ def export_snapshot(dsn: str, *, name: str, hold: Callable[[Snapshot], None]) ->
                 connection.exec_(f"DROP_REPLICATION_SLOT {quote_identifier(name)}".encode())
     finally:
         connection.finish()
+
+
+def _result(connection: pq.abc.PGconn, command: str, stopping: Callable[[], bool]) -> pq.abc.PGresult | None:
+    """What the server answers; None where `stopping` came first."""
+    connection.send_query(command.encode())
+    poll = select.poll()
+    poll.register(connection.socket, select.POLLIN)
+    stopped = False
+    try:
+        while connection.is_busy():
+            if not stopped and stopping():
+                stopped = True
+                connection.get_cancel().cancel()
+            poll.poll(ANSWER_MS)
+            connection.consume_input()
+    except psycopg.OperationalError as error:
+        raise SourceUnavailable(f"the connection to the database broke: {_plain(error)}") from error
+    result = connection.get_result()
+    return None if stopped else result
 
 
 def timeline_history(dsn: str, timeline: int) -> str:

@@ -87,7 +87,8 @@ def copy_whole(
             raise _meaning(error) from error
 
     # Where a connection broke, the server still has the slot of the attempt before for a while.
-    export_snapshot(dsn, name=f"{slot[:40]}_whole_{secrets.token_hex(4)}", hold=hold)
+    name = f"{slot[:40]}_whole_{secrets.token_hex(4)}"
+    export_snapshot(dsn, name=name, hold=hold, stopping=stopping)
     return bool(done)
 
 

@@ -140,6 +140,7 @@ class Coordinator:
         if task is None:
             self._take_on(kept, table)
             return
+        self._conclude(task)  # it failed before it was resumed
         before, task.request = task.request, request
         if request.wish == "cancel" and task.state not in ("ended", "cancelling"):
             begins = task.state == "beginning"

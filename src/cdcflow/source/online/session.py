@@ -63,7 +63,6 @@ class Online:
             board.stopping = True
             board.lock.notify_all()
         self._readers.end()
-        # The making of a slot waits for all transactions of the server, and cannot be interrupted.
         self._readers.join(STOP)
         self._thread.join(STOP)
         self._tables.close()
