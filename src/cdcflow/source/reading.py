@@ -52,7 +52,7 @@ FIRST_PAGES = 16
 #: Milliseconds to wait for a lock; somebody's DDL must not be joined in a queue for long.
 LOCK_TIMEOUT = 2_000
 #: Below what serves live changes, wherever there are not enough cores.
-NICENESS = 5
+NICENESS = 10
 
 _PR_SET_PDEATHSIG = 1
 _LENGTH = struct.Struct(">I")
