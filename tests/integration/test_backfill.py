@@ -460,6 +460,21 @@ def test_a_table_that_leaves_the_publication_with_its_schema_fails(
     assert "is not in the publication" in over.outcomes["public.t"].error
 
 
+def test_a_name_that_two_tables_have_fails_and_nothing_else(
+    newest_postgres: Database, tmp_path: Path, requests: Requests
+) -> None:
+    newest_postgres.execute(
+        'CREATE SCHEMA "a.b"; CREATE SCHEMA a;'
+        'CREATE TABLE a."b.c" (id int PRIMARY KEY); CREATE TABLE "a.b".c (id int PRIMARY KEY)'
+    )
+    newest_postgres.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    publish(newest_postgres, "t")
+    with backfilling(newest_postgres, tmp_path, requests):
+        over = ended(requests, requests.add(Request("", ("a.b.c",))))
+        assert "two tables" in over.outcomes["a.b.c"].error
+        assert ended(requests, requests.add(Request("", ("public.t",)))).state == "done"
+
+
 def test_a_table_that_another_one_takes_the_name_of_is_read_on_under_its_new_name(
     postgres: Database, tmp_path: Path, requests: Requests
 ) -> None:

@@ -60,14 +60,15 @@ class Tables:
                 " WHERE n.nspname || '.' || c.relname = %s",
                 (task.table,),
             )
-            if not rows:
-                self._board.fail(task, f"there is no table {task.table}")
+            if len(rows) != 1:
+                found = "two tables have the name" if rows else "there is no table"
+                self._board.fail(task, f"{found} {task.table}")
                 return None
             [[oid]] = rows
         connection = self._connected()
         with answering(connection.fileno()):
-            found = published_tables(connection, self._publication, 0, only=[oid])
-        if not found:
+            published = published_tables(connection, self._publication, 0, only=[oid])
+        if not published:
             gone = not self._execute("SELECT FROM pg_class WHERE oid = %s", (oid,))
             self._board.fail(
                 task,
@@ -79,7 +80,7 @@ class Tables:
                 else "run `cdcflow setup`, then `cdcflow backfill resume`",
             )
             return None
-        table = found[0]
+        table = published[0]
         task.whole = table.relation.full or not table.relation.key
         if task.whole and not task.request.halt:
             self._board.fail(
