@@ -19,10 +19,10 @@ from psycopg.conninfo import make_conninfo
 
 from cdcflow.errors import CdcflowError
 from cdcflow.journal import Packed, Reader, contents, verify
-from cdcflow.model import UNCHANGED, Batch, Change, Group, Op
+from cdcflow.model import UNCHANGED, Batch, Change, Group, Op, Relation
 from cdcflow.source import monitor, published, whole
 from cdcflow.source.copying import copy_out
-from cdcflow.source.online import readers
+from cdcflow.source.online import readers, task
 from cdcflow.source.published import PublishedTable
 from cdcflow.source.requests import Ended, Kept, Request, Requests, Wish
 from cdcflow.source.wanted import look
@@ -689,6 +689,66 @@ def test_a_table_without_a_key_that_waits_for_a_transaction_is_let_go(
         postgres.execute("INSERT INTO t VALUES (1, 1)")
         eventually(lambda: ("1", "1") in wholly(changes(journal)), timeout=MINUTE)
         assert not postgres.execute(waits)
+
+
+@pytest.mark.parametrize(
+    "held",
+    ["SELECT pg_current_xact_id()", "LOCK TABLE t IN ACCESS EXCLUSIVE MODE"],
+    ids=["transaction", "lock"],
+)
+def test_what_a_table_without_a_key_waits_for_is_waited_for_while_the_stream_goes_on(
+    newest_postgres: Database, tmp_path: Path, requests: Requests, held: str
+) -> None:
+    postgres = newest_postgres
+    postgres.execute("CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL")
+    postgres.execute("CREATE TABLE live (id int PRIMARY KEY); INSERT INTO t VALUES (1, 1)")
+    publish(postgres, "t", "live")
+    journal = tmp_path / "journal"
+    states = ("SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",)
+    with backfilling(postgres, tmp_path, requests):
+        with postgres.connect() as other:
+            other.execute("BEGIN")
+            other.execute(held.encode())
+            request = requests.add(Request("", ("public.t",), halt=True))
+            for number in range(3):
+                eventually(lambda: postgres.execute(*states), timeout=MINUTE, what="it waits")
+                postgres.execute(f"INSERT INTO live VALUES ({number})")
+                eventually(lambda: str(number) in rows(changes(journal), "live"), timeout=MINUTE)  # noqa: B023
+                assert requests.get(request.name).state == "running"
+                assert not reads(journal)
+        assert ended(requests, request).state == "done"
+    assert len(reads(journal)) == 1
+
+
+def test_the_stream_stands_for_a_table_without_a_key_no_longer_than_it_may(
+    newest_postgres: Database, tmp_path: Path, requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction that has begun since those before were waited for."""
+    postgres = newest_postgres
+    postgres.execute("CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL")
+    postgres.execute("CREATE TABLE live (id int PRIMARY KEY); INSERT INTO t VALUES (1, 1)")
+    publish(postgres, "t", "live")
+    journal = tmp_path / "journal"
+    probing, patience = whole._probe, list[float]()
+    with postgres.connect() as other:
+
+        def begins(dsn: str, relation: Relation) -> None:
+            probing(dsn, relation)
+            if not patience:
+                other.execute("BEGIN")
+                other.execute("SELECT pg_current_xact_id()")
+            patience.append(0)
+
+        monkeypatch.setattr(whole, "_probe", begins)
+        monkeypatch.setattr(task, "PATIENCE", 0.2)
+        with backfilling(postgres, tmp_path, requests):
+            request = requests.add(Request("", ("public.t",), halt=True))
+            eventually(lambda: patience, timeout=MINUTE)
+            postgres.execute("INSERT INTO live VALUES (1)")
+            eventually(lambda: "1" in rows(changes(journal), "live"), timeout=MINUTE)
+            assert not reads(journal)
+            other.rollback()
+            assert ended(requests, request).state == "done"
 
 
 def wholly(found: list[Change]) -> list[tuple[Any, ...]]:

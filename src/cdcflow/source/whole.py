@@ -31,12 +31,20 @@ from cdcflow.source.stream import Snapshot, export_snapshot
 FRAME_ROWS = 16_384
 FRAME_BYTES = 4 << 20
 
+#: So many times as long as the stream may stand for open transactions, they are waited for before.
+_WAITS = 12
+
+
+class NotInTime(SourceUnavailable):
+    """The stream would have stood for too long."""
+
 
 def copy_whole(
     dsn: str,
     publication: str,
     slot: str,
-    oid: int,
+    relation: Relation,
+    patience: float,
     halt: Callable[[int], None],
     begin: Callable[[Relation], None],
     put: Callable[[Packed, int], None],
@@ -44,14 +52,37 @@ def copy_whole(
 ) -> bool:
     """Copies the published rows of a table. Says whether all of them came; not when `stopping` says so.
 
-    `halt` returns once the stream stands at the LSN given to it; first at 1, which is wherever it is: the
-    snapshot must not be older than what has been streamed. `begin` is called with the table, and `put` for
-    every frame of rows with the bytes of their text, all while it stands. Raises Rewritten where the table is
-    to be looked up anew, and SourceError.
+    Open transactions, and locks, are waited for before the stream stands. Then `halt` returns once it stands
+    at the LSN given to it; first at 1, which is wherever it is: the snapshot must not be older than what has
+    been streamed. `begin` is called with the table, and `put` for every frame of rows with the bytes of their
+    text, all while it stands. Raises NotInTime where it would stand for longer than `patience` seconds before
+    the first row, Rewritten where the table is to be looked up anew, and SourceError.
     """
-    halt(1)
+    # Where a connection broke, the server still has the slot of the attempt before for a while.
+    name = f"{slot[:40]}_whole_{secrets.token_hex(4)}"
+
+    def exported(hold: Callable[[Snapshot], None], seconds: float) -> None:
+        until = time.monotonic() + seconds
+        held: list[bool] = []
+
+        def held_once(snapshot: Snapshot) -> None:
+            held.append(True)
+            hold(snapshot)
+
+        def over() -> bool:
+            return stopping() or time.monotonic() > until
+
+        try:
+            export_snapshot(dsn, name=name, hold=held_once, stopping=over)
+        except psycopg.Error as error:
+            raise _meaning(error) from error
+        if not held and not stopping():
+            raise NotInTime(f"transactions of others are open, and were not over in {seconds:g} s")
+
+    exported(lambda _: _probe(dsn, relation), _WAITS * patience)
     if stopping():
         return False
+    halt(1)
     done: list[bool] = []
 
     def copied(snapshot: Snapshot) -> None:
@@ -59,7 +90,9 @@ def copy_whole(
             connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT}")
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot.name)))
-            found = published_tables(connection, publication, snapshot.consistent_point - 1, only=[oid])
+            found = published_tables(
+                connection, publication, snapshot.consistent_point - 1, only=[relation.oid]
+            )
             if not found:
                 raise Rewritten("the table was dropped, or is not published any more")
             table = found[0]
@@ -79,24 +112,30 @@ def copy_whole(
 
     def hold(snapshot: Snapshot) -> None:
         halt(snapshot.consistent_point)
-        if stopping():
-            return
-        try:
+        if not stopping():
             copied(snapshot)
-        except psycopg.Error as error:
-            raise _meaning(error) from error
 
-    # Where a connection broke, the server still has the slot of the attempt before for a while.
-    name = f"{slot[:40]}_whole_{secrets.token_hex(4)}"
-    export_snapshot(dsn, name=name, hold=hold, stopping=stopping)
+    exported(hold, patience)
     return bool(done)
+
+
+def _probe(dsn: str, relation: Relation) -> None:
+    """Whether somebody has the table locked, or it has another name."""
+    with connect(dsn, purpose="backfill whole") as connection:
+        connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT}")
+        _share(connection, relation)
+
+
+def _share(connection: psycopg.Connection[Any], relation: Relation) -> None:
+    name = sql.Identifier(relation.schema, relation.name)
+    with connection.transaction():
+        connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(name))
 
 
 def _lock(connection: psycopg.Connection[Any], dsn: str, publication: str, relation: Relation) -> None:
     """Nobody alters the table from here on. Raises Rewritten where somebody has since the snapshot: to this
     one, a table that was truncated or rewritten is empty (manual, 13.6, "Caveats")."""
-    name = sql.Identifier(relation.schema, relation.name)
-    connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(name))
+    _share(connection, relation)
     query, given = cdcflow.sql.load("whole_look"), {"oid": relation.oid, "publication": publication}
     with connect(dsn, purpose="backfill whole") as other:
         now = other.execute(query, given).fetchone()

@@ -17,7 +17,7 @@ from cdcflow.source.online.task import Task, request_and_table
 from cdcflow.source.reading import Rewritten
 from cdcflow.source.requests import INITIAL, Ended, Kept, Request, Requests
 from cdcflow.source.visible import key_text
-from cdcflow.source.whole import copy_whole
+from cdcflow.source.whole import NotInTime, copy_whole
 
 log = logging.getLogger(__name__)
 
@@ -251,8 +251,19 @@ class Coordinator:
             return self._board.stopping or self._requests.get(task.request.name).request.wish != "run"
 
         after, refused = "whole", None
+        assert task.relation is not None
         try:
-            done = copy_whole(self._dsn, self._publication, self._slot, task.oid, halt, begin, put, stopping)
+            done = copy_whole(
+                self._dsn,
+                self._publication,
+                self._slot,
+                task.relation,
+                task.patience,
+                halt,
+                begin,
+                put,
+                stopping,
+            )
             if done:
                 task.error = ""
                 self._board.set(task, "ending")
@@ -260,6 +271,8 @@ class Coordinator:
         except Rewritten:
             after = "waiting"  # and looked up anew
         except SourceUnavailable as error:
+            if isinstance(error, NotInTime):
+                task.patience *= 2
             task.error = str(error)
             raise
         except SourceError as error:

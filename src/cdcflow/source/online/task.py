@@ -9,6 +9,9 @@ from cdcflow.source.plan import Plan
 from cdcflow.source.requests import Request
 from cdcflow.source.visible import Changed, key_of
 
+#: Seconds that the stream may stand at first, where other transactions hold up a table's snapshot.
+PATIENCE = 5.0
+
 
 def work_name(request: str, oid: int, table: str) -> str:
     """What the ledger calls a table of a request."""
@@ -63,6 +66,8 @@ class Task:
     final: str = ""
     #: It has no key, and is read as a whole while the stream stands.
     whole: bool = False
+    #: Seconds that the stream may stand for its snapshot, where other transactions hold that up.
+    patience: float = field(default_factory=lambda: PATIENCE)
     #: Nothing of it is in the journal, so that there is nothing to empty before it is copied as a whole.
     fresh: bool = False
 
