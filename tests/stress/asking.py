@@ -92,7 +92,7 @@ class Asker:
             return
         kept = self._draw.choice(going)
         # Of a table without a key, what has come so far is half of it.
-        if kept.request.halt or self._draw.random() < 0.6:
+        if kept.request.halt or self._draw.random() < 0.85:
             return
         wishes = ["run"] if kept.request.wish == "pause" else ["pause", "pause", "cancel"]
         self._wish(kept, self._draw.choice(wishes))

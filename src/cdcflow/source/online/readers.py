@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -28,6 +29,9 @@ RATE_SECONDS = 0.25
 
 #: Seconds without work after which a reader ends: idle, it would keep some 80 MB.
 IDLE_SECONDS = 30.0
+
+#: Ends of readers, without a chunk in between, after which a table's backfill has failed.
+DEATHS = 20
 
 #: Of the pipe through which a reader hands over its chunks: what Linux gives to anybody.
 PIPE_BYTES = 1 << 20
@@ -77,12 +81,14 @@ class Process:
             raise EOFError
         return answer, keys, message
 
-    def end(self) -> None:
+    def end(self) -> int:
+        """Says by which code it ended, as `subprocess` has it."""
         self._process.kill()
-        self._process.wait()
+        code = self._process.wait()
         for pipe in (self._jobs, self._answers):
             with contextlib.suppress(OSError):
                 pipe.close()
+        return code
 
 
 def _widen(pipe: IO[bytes]) -> None:
@@ -174,8 +180,9 @@ class Readers:
                     if had is not None:
                         self._give_back(had)
                     if process is not None:
-                        process.end()
-                        process = None
+                        code, process = process.end(), None
+                        if had is not None:
+                            self._died(had[0], code)
                     self._board.pause(RETRY)
         finally:
             with self._board.lock:
@@ -183,6 +190,22 @@ class Readers:
                 self._processes.pop(reader, None)
             if process is not None:
                 process.end()
+
+    def _died(self, task: Task, code: int) -> None:
+        """Nothing must be read for ever that no reader survives."""
+        with self._board.lock:
+            if task.chunks > task.chunks_at_death:
+                task.deaths, task.chunks_at_death = 0, task.chunks
+            task.deaths += 1
+            if task.deaths < DEATHS or task.state not in ("reading", "rereading"):
+                return
+            how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+            self._board.fail(
+                task,
+                f"the processes that read {task.table} ended {DEATHS} times without a chunk, the last {how}",
+                "what they said is in the engine's log; SIGKILL may be the system's, for want of memory; then"
+                " `cdcflow backfill resume`",
+            )
 
     def _start_process(self, reader: int) -> Process:
         process = Process(self._dsn, self._publication)

@@ -47,6 +47,9 @@ class Task:
     rows: int = 0
     nbytes: int = 0
     chunks: int = 0
+    #: Readers that have ended in the middle of it since so many chunks had come.
+    deaths: int = 0
+    chunks_at_death: int = 0
     estimated_rows: int = -1
     table_bytes: int = 0
     pages: int = 0
