@@ -8,7 +8,9 @@ SELECT
     ln.nspname || '.' || l.relname AS leaf_name,
     l.relfilenode::bigint AS files,
     l.xmin::text::bigint AS changed,
-    coalesce(pg_relation_size(l.oid), 0) > 0 AS filled,
+    -- The size is that of now, and waits for locks: where the snapshot's file is not the one any more, that was.
+    CASE WHEN pg_relation_size(l.oid) > 0 THEN true
+        ELSE pg_relation_filenode(l.oid) IS DISTINCT FROM l.relfilenode END AS filled,
     i.xmin::text::bigint AS attached,
     i.cmin::text::bigint AS attaching
 FROM pg_publication p

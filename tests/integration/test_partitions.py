@@ -1,11 +1,13 @@
 """What the server does not send of partitions that are published as their root is found by watching."""
 
+import threading
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from psycopg import sql
 
-from cdcflow.source import monitor
+from cdcflow.source import monitor, partitions
 from cdcflow.testing.database import Database
 from cdcflow.testing.waiting import eventually
 from integration.capturing import Running, capturing, make_slot
@@ -93,3 +95,31 @@ def test_what_the_stream_brings_of_partitions_is_no_finding(postgres: Database, 
         with capturing(postgres, journal) as running:
             eventually(lambda: running.latest.get("wal_status"), what="a look at the source")
             assert not said(running), statements
+
+
+def test_a_truncate_that_a_look_waits_for_is_not_missed(postgres: Database) -> None:
+    """The look's snapshot is from before, the size that it asks for from afterwards."""
+    partitioned(postgres)
+    looks = []
+    waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with postgres.connect(autocommit=True) as watching, postgres.connect() as other:
+
+        def take_a_look() -> None:
+            looks.append(partitions.look(watching, postgres.publication))
+
+        take_a_look()
+        other.execute("BEGIN")
+        other.execute("TRUNCATE m_0, m_1")
+        thread = threading.Thread(target=take_a_look)
+        thread.start()
+        eventually(lambda: postgres.execute(waits), what="the look waits")
+        other.execute("COMMIT")
+        thread.join()
+        take_a_look()
+        found = [
+            finding.message
+            for (before, _), (now, origins) in pairwise(looks)
+            for finding in partitions.compare(watching, before, now, origins)
+        ]
+    assert len(found) == 1
+    assert "all of public.m was emptied at once" in found[0]
