@@ -70,8 +70,8 @@ def apply(
     connection: Any,
     target: Target,
     group: Group,
-    seen: Sequence[str] = (),
-    compression: Compression = "light",
+    seen: Sequence[str],
+    compression: Compression,
 ) -> Refused:
     """Brings a table to the state after the changes of `group`; all of them are of `target`'s relation. The
     keys of rows that come are kept in the tables of `seen`, too. `compression` is that of the warehouse.

@@ -71,7 +71,7 @@ class Backfills:
             return False
         columns = ", ".join(f"{statements.quote(name)} {kind}" for name, kind in target.key)
         self._connection.execute(f"CREATE TABLE IF NOT EXISTS {seen} ({columns})")
-        found = self._connection.execute(f"SELECT * FROM {seen} LIMIT 0").description  # noqa: S608
+        found = self._connection.execute(statements.no_rows(seen)).description
         return [column[0] for column in found] == [name for name, _ in target.key]
 
     def _give_up(self, backfill: Backfill, target: Target) -> None:

@@ -249,6 +249,11 @@ def keep_keys(seen: str, places: Sequence[int]) -> str:
     return f"INSERT INTO {seen} SELECT {columns} FROM stage"  # noqa: S608
 
 
+def no_rows(table: str) -> str:
+    """Nothing but the names of its columns."""
+    return f"SELECT * FROM {table} LIMIT 0"  # noqa: S608 (names are quoted)
+
+
 def delete_others(table: str, seen: str, key: Sequence[tuple[str, str]]) -> str:
     """Deletes the rows whose key was not kept."""
     same = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name, _ in key)

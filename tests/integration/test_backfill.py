@@ -79,6 +79,19 @@ def rows(found: list[Change], table: str) -> dict[str, dict[str, Any]]:
     return held
 
 
+def came(journal: Path, table: str, key: str) -> bool:
+    return key in rows(changes(journal), table)
+
+
+def without_key(postgres: Database, query: str = "") -> None:
+    """Publishes a table `t` without a key, with the rows of a query, and a table `live` with one."""
+    postgres.execute("CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL")
+    postgres.execute("CREATE TABLE live (id int PRIMARY KEY)")
+    if query:
+        postgres.execute(f"INSERT INTO t {query}")
+    publish(postgres, "t", "live")
+
+
 def test_rows_that_were_there_come_between_the_changes_of_the_stream(
     postgres: Database, tmp_path: Path, requests: Requests
 ) -> None:
@@ -605,9 +618,7 @@ def test_a_table_without_a_key_that_is_altered_before_its_copy_comes_whole(
 ) -> None:
     """Between the snapshot and the lock that COPY takes: to a snapshot from before, a table that somebody
     rewrites or truncates is an empty one."""
-    postgres.execute("CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL")
-    postgres.execute("INSERT INTO t SELECT g, 0 FROM generate_series(1, 2000) g")
-    publish(postgres, "t")
+    without_key(postgres, "SELECT g, 0 FROM generate_series(1, 2000) g")
     known = published.published_tables
     looked: list[bool] = []
 
@@ -642,9 +653,7 @@ def test_a_table_without_a_key_is_let_go_in_the_middle_of_its_copy(
     wish: Wish,
 ) -> None:
     """So that the stream, which stands meanwhile, goes on."""
-    postgres.execute("CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL")
-    postgres.execute("INSERT INTO t SELECT g, 0 FROM generate_series(1, 20000) g")
-    publish(postgres, "t")
+    without_key(postgres, "SELECT g, 0 FROM generate_series(1, 20000) g")
     packing, packed = contents.pack, list[int]()
 
     def counted(group: Group) -> Packed:
@@ -675,8 +684,7 @@ def test_a_table_without_a_key_that_waits_for_a_transaction_is_let_go(
 ) -> None:
     """The server makes no snapshot while a transaction of somebody's is open, and the stream stands."""
     postgres = newest_postgres
-    postgres.execute("CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL")
-    publish(postgres, "t")
+    without_key(postgres)
     waits = "SELECT FROM pg_stat_activity WHERE query LIKE 'CREATE_REPL%' AND datname = current_database()"
     journal = tmp_path / "journal"
     with backfilling(postgres, tmp_path, requests), postgres.connect() as other:
@@ -700,9 +708,7 @@ def test_what_a_table_without_a_key_waits_for_is_waited_for_while_the_stream_goe
     newest_postgres: Database, tmp_path: Path, requests: Requests, held: str
 ) -> None:
     postgres = newest_postgres
-    postgres.execute("CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL")
-    postgres.execute("CREATE TABLE live (id int PRIMARY KEY); INSERT INTO t VALUES (1, 1)")
-    publish(postgres, "t", "live")
+    without_key(postgres, "VALUES (1, 1)")
     journal = tmp_path / "journal"
     states = ("SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",)
     with backfilling(postgres, tmp_path, requests):
@@ -713,7 +719,7 @@ def test_what_a_table_without_a_key_waits_for_is_waited_for_while_the_stream_goe
             for number in range(3):
                 eventually(lambda: postgres.execute(*states), timeout=MINUTE, what="it waits")
                 postgres.execute(f"INSERT INTO live VALUES ({number})")
-                eventually(lambda: str(number) in rows(changes(journal), "live"), timeout=MINUTE)  # noqa: B023
+                eventually(partial(came, journal, "live", str(number)), timeout=MINUTE)
                 assert requests.get(request.name).state == "running"
                 assert not reads(journal)
         assert ended(requests, request).state == "done"
@@ -725,27 +731,25 @@ def test_the_stream_stands_for_a_table_without_a_key_no_longer_than_it_may(
 ) -> None:
     """A transaction that has begun since those before were waited for."""
     postgres = newest_postgres
-    postgres.execute("CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL")
-    postgres.execute("CREATE TABLE live (id int PRIMARY KEY); INSERT INTO t VALUES (1, 1)")
-    publish(postgres, "t", "live")
+    without_key(postgres, "VALUES (1, 1)")
     journal = tmp_path / "journal"
-    probing, patience = whole._probe, list[float]()
+    probing, probes = whole._probe, list[bool]()
     with postgres.connect() as other:
 
         def begins(dsn: str, relation: Relation) -> None:
             probing(dsn, relation)
-            if not patience:
+            if not probes:
                 other.execute("BEGIN")
                 other.execute("SELECT pg_current_xact_id()")
-            patience.append(0)
+            probes.append(True)
 
         monkeypatch.setattr(whole, "_probe", begins)
         monkeypatch.setattr(task, "PATIENCE", 0.2)
         with backfilling(postgres, tmp_path, requests):
             request = requests.add(Request("", ("public.t",), halt=True))
-            eventually(lambda: patience, timeout=MINUTE)
+            eventually(lambda: probes, timeout=MINUTE)
             postgres.execute("INSERT INTO live VALUES (1)")
-            eventually(lambda: "1" in rows(changes(journal), "live"), timeout=MINUTE)
+            eventually(partial(came, journal, "live", "1"), timeout=MINUTE)
             assert not reads(journal)
             other.rollback()
             assert ended(requests, request).state == "done"
